@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * fh_decimal.h: decimal text to an int64 mantissa and a count of fraction digits, exactly or flagged.
+ *
+ * "0.05100" is mantissa 5100 with 5 digits. Exponents ("1.1e-7", "2.2e3") and a sign are accepted.
+ * A text that int64 cannot hold is never rounded in silence: flags say FH_INEXACT or FH_OVERFLOW
+ * (mantissa FH_UNDEFINED). Pure functions, no state. */
+#ifndef FH_DECIMAL_H
+#define FH_DECIMAL_H
+#include <stddef.h>
+#include <stdint.h>
+#include "fh_error.h"
+#include "include/feedhandler.h"
+
+#define FH_DIGITS_MAX 18 /* 10^18 is the largest power of ten an int64 holds */
+
+typedef struct fh_decimal {
+    int64_t mantissa;
+    int16_t digits;   /* fraction digits as written, trailing zeros included; never negative */
+    uint16_t flags;   /* 0, FH_INEXACT or FH_OVERFLOW */
+} fh_decimal;
+
+/* Parse exactly size bytes as one JSON number. FH_OK or FH_ERROR_MALFORMED. */
+int fh_decimal_parse(const char *text, size_t size, fh_decimal *decimal);
+
+/* Mantissa of decimal at 10^-digits. Sets FH_INEXACT in *flags (rounded half to even) where a non-zero
+ * digit is lost, FH_OVERFLOW (answer FH_UNDEFINED) where int64 is too small. */
+int64_t fh_decimal_rescale(const fh_decimal *decimal, int digits, uint16_t *flags);
+
+/* Fewest fraction digits that hold decimal exactly: trailing zeros do not count. */
+int fh_decimal_digits_needed(const fh_decimal *decimal);
+
+/* Text of mantissa * 10^-digits as a canonical decimal (no exponent, no trailing zeros, no trailing
+ * point). buffer holds at least 48 bytes; answers the size, without a NUL. */
+size_t fh_decimal_format(int64_t mantissa, int digits, char *buffer);
+
+#endif

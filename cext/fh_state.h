@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * fh_state.h: the writers' side of `state` and `instruments` (layout: include/feedhandler.h).
+ * Who writes: a row belongs to the worker named in row->owner. Who reads: anyone, through the latch.
+ * After a crash: one of the two copies is always intact; rows newer than the resumed ring position are marked FH_STALE. */
+#ifndef FH_STATE_H
+#define FH_STATE_H
+#include <stdint.h>
+#include "fh_book.h"
+#include "fh_error.h"
+#include "include/feedhandler.h"
+
+typedef struct fh_table { fh_file *file; char *rows; uint32_t row_max; uint64_t size; int fd; } fh_table;
+
+/* Create `state`, `instruments` or `readers` with row_max rows, or map one read-write. Same errors as fh_ring_create(). */
+int fh_table_create(fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size, uint32_t row_max, uint64_t generation);
+int fh_table_open(fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size);
+void fh_table_close(fh_table *table);
+
+/* Publish a new value of the row: write the copy that is not current, then flip the latch. */
+void fh_state_put_l1(fh_state_row *row, const fh_state_l1 *value);
+void fh_state_put_book(fh_state_row *row, const fh_book *book, const fh_state_book *head);
+
+#endif

@@ -1,0 +1,1 @@
+"""feedhandler: crypto market data from venue to strategy, through shared memory."""
