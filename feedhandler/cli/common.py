@@ -71,3 +71,15 @@ def quiet_interrupt(verb):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(OK)
     return wrapped
+
+
+def manifest(name):
+    """The instance's manifest, or a Failure: not running, with the command that starts it."""
+    from feedhandler import instance
+    try:
+        return instance.manifest_read(name)
+    except FileNotFoundError:
+        running = ", ".join(instance.names()) or "none"
+        fail(f"no instance {name!r} is running (running: {running}); start one with feedhandler start -n {name}", NOT_RUNNING)
+    except (ValueError, OSError) as error:
+        fail(str(error), FAILED)
