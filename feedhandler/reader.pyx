@@ -615,3 +615,107 @@ cdef class _Span:
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         from cpython.buffer cimport PyBuffer_FillInfo
         PyBuffer_FillInfo(buffer, self, self.at, self.size, 1, flags)
+
+
+@cython.final
+cdef class Feed:
+    """A reader attached to every ring of one instance. Made by attach(); close() or `with` detaches.
+
+    lost        records lost so far, over all rings
+    spin        True: waiting burns the CPU instead of sleeping
+    """
+    cdef fh_feed c
+    cdef bint opened
+    cdef public bint spin
+    cdef readonly str name
+    cdef readonly uint64_t lost
+    cdef list arrays
+    cdef list _instruments
+    cdef readonly object price_scale, size_scale
+    cdef double[::1] _price_scale, _size_scale
+    cdef int8_t[::1] _price_exponent, _size_exponent
+    cdef int turn
+    # the span being iterated
+    cdef const fh_record *slot
+    cdef uint64_t left
+    cdef int slot_ring
+
+    def __cinit__(self):
+        memset(&self.c, 0, sizeof(fh_feed))
+
+    def __init__(self, str name, bint spin=False, str reader_name="", directory=None, bint oldest=False):
+        cdef char error[256]
+        cdef bytes path = os.fsencode(directory if directory is not None else _instance.directory(name))
+        cdef bytes reader = (reader_name or os.path.basename(os.sys.argv[0] or "python") if hasattr(os, "sys") else reader_name).encode()
+        if fh_feed_open(&self.c, path, reader, error, sizeof(error)) != 0:
+            raise FeedError(error.decode("utf-8", "replace"))
+        self.opened = True
+        self.name = name
+        self.spin = spin
+        self._load_instruments()
+        self.arrays = [self._array(ring) for ring in range(self.c.ring_count)]
+        if oldest:
+            for ring in range(self.c.ring_count):
+                fh_ring_oldest(&self.c.ring[ring])
+
+    def __dealloc__(self):
+        if self.opened:
+            fh_feed_close(&self.c)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Detach. Views of batches stay readable until they are dropped; the slot in `readers` is freed now."""
+        fh_feed_leave(&self.c)
+
+    # -- instruments -----------------------------------------------------------------------------------------
+
+    cdef _load_instruments(self):
+        cdef uint32_t row_max = self.c.instruments.row_max
+        self.price_scale = numpy.ones(row_max)
+        self.size_scale = numpy.ones(row_max)
+        self._price_scale = self.price_scale
+        self._size_scale = self.size_scale
+        self._price_exponent = numpy.zeros(row_max, "i1")
+        self._size_exponent = numpy.zeros(row_max, "i1")
+        self._instruments = []
+        for id in range(row_max):
+            row = fh_feed_instrument(&self.c, id)
+            if row == NULL or row.state == 0:
+                self._instruments.append(None)
+                continue
+            self._instruments.append(_instrument_of(row))
+            self._scale(id, row.price_exponent, row.size_exponent)
+
+    cdef void _scale(self, uint32_t id, int price_exponent, int size_exponent):
+        self._price_exponent[id] = price_exponent
+        self._size_exponent[id] = size_exponent
+        self._price_scale[id] = 10.0 ** price_exponent
+        self._size_scale[id] = 10.0 ** size_exponent
+
+    @property
+    def instruments(self):
+        """All Instruments of the instance, by id."""
+        return [row for row in self._instruments if row is not None]
+
+    def instrument_at(self, uint32_t id):
+        """The Instrument with this id, or None."""
+        return self._instruments[id] if id < len(self._instruments) else None
+
+    def instrument(self, str venue, str symbol):
+        """The Instrument of a venue by canonical or venue symbol. LookupError with near names."""
+        names = {}
+        for row in self.instruments:
+            if row.venue == venue:
+                if symbol in (row.canonical, row.symbol):
+                    return row
+                names[row.canonical] = names[row.symbol] = row
+        if not names:
+            venues = sorted({row.venue for row in self.instruments})
+            raise LookupError(f"no venue {venue!r} in instance {self.name!r}; it has {', '.join(venues) or 'none'}")
+        near = ", ".join(difflib.get_close_matches(symbol, names, n=3)) or ", ".join(list(names)[:3])
+        raise LookupError(f"no instrument {symbol!r} at {venue} in instance {self.name!r}; near: {near}")
