@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * feedhandler_reader.h: read a running instance from C or C++. Layout: feedhandler.h.
+ * feedhandler_reader.h: read one ring, or one row of `state`. Layout: feedhandler.h. Whole instance: feedhandler_feed.h.
  *
- * Who writes:   the reader writes its own slot of `readers` and its worker's waiting words there; nothing else.
- * Who reads:    one thread owns a fh_ring_reader or a fh_feed; any number of processes read at once.
- * What blocks:  only fh_feed_wait().
+ * Who writes:   nobody: everything is mapped read-only.
+ * Who reads:    one thread owns a fh_ring_reader; any number of processes read at once.
+ * What blocks:  nothing.
  * What is lost: what the writer overwrote before it was read: counted exactly, reported once (FH_FEED_LAPPED).
- * After a crash: of a writer: the part of an event it left is dropped when its successor's EPOCH record says so;
- *               of a reader: its slot of `readers` is taken by the next one.
+ * After a crash: of a writer: the part of an event it left is dropped when its successor's EPOCH record says so.
  *
- * C11 and C++17, header only, no allocation: a fh_feed is the caller's memory, every mapping is made at opening.
+ * C11 and C++17, header only, no allocation but the mapping.
  */
 #ifndef FEEDHANDLER_READER_H
 #define FEEDHANDLER_READER_H
@@ -53,6 +52,9 @@ typedef struct fh_ring_reader {
     uint64_t lost, lost_told; /* records overwritten before they were read; of these, reported so far */
     uint64_t dropped;         /* records of events whose writer died inside them */
     int cut;                  /* position may lie inside an event: skip to its end */
+    int silent;               /* its heartbeat stopped, and the reader said so */
+    uint32_t behind;          /* the worker whose ring comes first, until its position reaches behind_until */
+    uint64_t behind_until;
 } fh_ring_reader;
 
 static inline int fh_feed_fail(char *error, size_t error_size, int result, const char *path, const char *what)
@@ -142,7 +144,7 @@ static inline int fh_ring_valid(const fh_ring_reader *reader)
 
 static inline int fh_ring_is(const fh_record *record, uint32_t code)
 {
-    return record->kind == FH_STATUS && record->body.status.code == code;
+    return fh_load_relaxed(&record->kind) == FH_STATUS && fh_load_relaxed(&record->body.status.code) == code;
 }
 
 /* Go on three quarters of a ring behind the writer if it overwrote our position, then skip the rest of a cut event. FH_FEED_OK
@@ -160,7 +162,7 @@ static inline int fh_ring_ready(fh_ring_reader *reader, uint64_t *lost)
         const fh_record *slot = fh_ring_peek(reader, reader->position, &there);
         if (!there)
             return FH_FEED_EMPTY;
-        reader->cut = !(slot->flags & FH_LAST) && !fh_ring_is(slot, FH_EPOCH);
+        reader->cut = !(fh_load_relaxed(&slot->flags) & FH_LAST) && !fh_ring_is(slot, FH_EPOCH);
         if (fh_ring_is(slot, FH_EPOCH))
             break;
         reader->position++;
@@ -185,7 +187,7 @@ static inline uint64_t fh_ring_cut(fh_ring_reader *reader, uint64_t end)
             reader->position = at;
         } else if (at > reader->position && (fh_ring_is(slot, FH_INSTRUMENT_CHANGED) || fh_ring_is(slot, FH_MOVED_IN)))
             return at;
-        if (slot->flags & FH_LAST)
+        if (fh_load_relaxed(&slot->flags) & FH_LAST)
             whole = at + 1;
     }
     return end;
@@ -223,6 +225,89 @@ static inline int fh_ring_advance(fh_ring_reader *reader, size_t count)
         return 0;
     reader->position += count;
     return 1;
+}
+
+/* Copy the next complete events, at the tip of the ring: seen before head moves. *count of them, in order, none in part; a
+ * MOVED_IN alone. FH_FEED_OK, FH_FEED_EMPTY, FH_FEED_SMALL, or FH_FEED_LAPPED with *lost. */
+static inline int fh_ring_poll(fh_ring_reader *reader, fh_record *out, size_t max, size_t *count, uint64_t *lost)
+{
+    size_t used = 0, whole = 0;
+    uint64_t at, next = reader->position, dropped = 0;
+    int there = 1, result = fh_ring_ready(reader, lost);
+    *count = 0;
+    if (result != FH_FEED_OK)
+        return result;
+    for (at = reader->position; used < max; at++) {
+        const fh_record *slot = fh_ring_peek(reader, at, &there);
+        if (!there)
+            break;
+        fh_copy(&out[used], slot, sizeof *slot);
+        if (whole > 0 && fh_ring_is(&out[used], FH_MOVED_IN))
+            break;
+        if (fh_ring_is(&out[used], FH_EPOCH) && used > whole) { /* what its writer left of an event is void */
+            dropped += used - whole;
+            out[whole] = out[used];
+            used = whole;
+        }
+        used++;
+        if (out[used - 1].flags & FH_LAST) {
+            whole = used;
+            next = at + 1;
+        }
+        if (fh_ring_is(&out[0], FH_MOVED_IN))
+            break;
+    }
+    if (!fh_ring_valid(reader))
+        return fh_ring_ready(reader, lost);
+    reader->position = next;
+    reader->dropped += dropped;
+    *count = whole;
+    return whole > 0 ? FH_FEED_OK : there ? FH_FEED_SMALL : FH_FEED_EMPTY;
+}
+
+/* The position which the ring an instrument came from must be read up to before its MOVED_IN may be used; 0: none. */
+static inline uint64_t fh_ring_barrier(const fh_ring_reader *from, const fh_record *moved_in)
+{
+    uint64_t until = 0;
+    int there, ours = 0;
+    for (uint64_t at = from->position; at - from->position < from->slot_count; at++) {
+        const fh_record *slot = fh_ring_peek(from, at, &there);
+        int named = there && fh_load_relaxed(&slot->instrument) == moved_in->instrument;
+        if (!there || (named && fh_ring_is(slot, FH_MOVED_IN)))
+            break;
+        ours |= named;
+        if (ours && (fh_load_relaxed(&slot->flags) & FH_LAST)) {
+            until = at + 1;
+            ours = 0;
+        }
+        if (named && fh_ring_is(slot, FH_MOVED_OUT) && fh_load_relaxed(&slot->body.status.a) == moved_in->body.status.a)
+            break;
+    }
+    return until;
+}
+
+/* A copy of the intact one of two, however often the writer writes: FH_FEED_OK, FH_FEED_EMPTY (never written), FH_FEED_BUSY. */
+static inline int fh_state_read(const uint64_t *latch, const void *copies, size_t size, void *out)
+{
+    for (int attempt = 0; attempt < 64; attempt++) {
+        uint64_t before = fh_load_acquire(latch); /* pairs with fh_latch_flip() */
+        fh_copy(out, (const char *)copies + (before & 1) * size, size);
+        /* Acquire fence: a byte of a later value would show us a later latch. Pairs with the fence in fh_latch_begin(). */
+        fh_fence_acquire();
+        if (fh_load_relaxed(latch) == before)
+            return before != 0 ? FH_FEED_OK : FH_FEED_EMPTY;
+    }
+    return FH_FEED_BUSY;
+}
+
+static inline int fh_state_read_l1(const fh_state_row *row, fh_state_l1 *out)
+{
+    return fh_state_read(&row->latch_l1, row->l1, sizeof *out, out);
+}
+
+static inline int fh_state_read_book(const fh_state_row *row, fh_state_book *out)
+{
+    return fh_state_read(&row->latch_book, row->book, sizeof *out, out);
 }
 
 #ifdef __cplusplus
