@@ -84,6 +84,7 @@ class Ack:
     accepted: bool = True
     reason: str = ""    # of a refusal, in the venue's words
     missing: tuple = () # wires the venue left out without an error
+    wires: tuple = ()   # exactly these were accepted; anything else asked in that request was left out
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
