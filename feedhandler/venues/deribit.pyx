@@ -92,8 +92,8 @@ cdef enum:
 cdef enum:
     METHOD_NONE, METHOD_UNKNOWN, METHOD_SUBSCRIPTION, METHOD_HEARTBEAT
 
+# What the envelope says: the channel and its instrument.
 cdef struct Source:
-    """What the envelope says: the channel and its instrument."""
     int channel
     fh_text symbol
     uint32_t interval_s # of a candle
@@ -112,7 +112,7 @@ cdef struct Ticker:
 cdef fh_text cut(fh_text *text) noexcept nogil:
     """Take the part before the first dot off the front of text."""
     cdef fh_text part = text[0]
-    cdef const char *dot = <const char *>memchr(text.at, b'.', text.size)
+    cdef const char *dot = <const char *>memchr(text.at, c'.', text.size)
     if dot == NULL:
         text.at += text.size
         text.size = 0
@@ -132,9 +132,9 @@ cdef uint32_t resolution_s(const fh_text *text) noexcept nogil:
     if text.size == 0 or text.size > 4:
         return 0
     for at in range(text.size):
-        if not b'0' <= text.at[at] <= b'9':
+        if not c'0' <= text.at[at] <= c'9':
             return 0
-        minutes = minutes * 10 + <uint32_t>(text.at[at] - b'0')
+        minutes = minutes * 10 + <uint32_t>(text.at[at] - c'0')
     return minutes * 60
 
 
@@ -175,12 +175,12 @@ cdef int method_of(fh_json *json) noexcept nogil:
 
 cdef inline void number(fh_json *json, fh_decimal *value) noexcept nogil:
     """A number or null; null leaves digits at -1."""
-    if not (fh_json_peek(json) == b'n' and fh_json_null(json)):
+    if not (fh_json_peek(json) == c'n' and fh_json_null(json)):
         fh_json_decimal(json, value)
 
 
 cdef inline void real(fh_json *json, double *value, double scale) noexcept nogil:
-    if fh_json_peek(json) == b'n' and fh_json_null(json):
+    if fh_json_peek(json) == c'n' and fh_json_null(json):
         return
     if fh_json_double(json, value):
         value[0] /= scale
@@ -208,12 +208,12 @@ cdef int trade_id_of(fh_json *json, uint64_t *id) noexcept nogil:
     if not fh_json_string(json, &text):
         return json.error
     at = text.size
-    while at > 0 and b'0' <= text.at[at - 1] <= b'9':
+    while at > 0 and c'0' <= text.at[at - 1] <= c'9':
         at -= 1
-    if at == text.size or text.size - at > 19 or (at > 0 and text.at[at - 1] != b'-'):
+    if at == text.size or text.size - at > 19 or (at > 0 and text.at[at - 1] != c'-'):
         return FH_ERROR_RANGE
     while at < text.size:
-        digit = <uint64_t>(text.at[at] - b'0')
+        digit = <uint64_t>(text.at[at] - c'0')
         value = value * 10 + digit
         at += 1
     id[0] = value
@@ -513,7 +513,7 @@ cdef class Deribit(Venue):
             elif fh_key_is(&key, b"timestamp"): seen |= <uint32_t>fh_json_time_ms(json, &ts_ns) << 2
             elif fh_key_is(&key, b"change_id"): seen |= <uint32_t>fh_json_uint(json, &book.last) << 3
             elif fh_key_is(&key, b"prev_change_id"):
-                if not (fh_json_peek(json) == b'n' and fh_json_null(json)):
+                if not (fh_json_peek(json) == c'n' and fh_json_null(json)):
                     book.has_prev = fh_json_uint(json, &book.prev)
             elif fh_key_is(&key, b"type"): fh_json_string(json, &kind)
             else: fh_json_skip(json)

@@ -170,18 +170,18 @@ cdef uint32_t interval_of(const fh_text *text) noexcept nogil:
     cdef uint32_t count = 0
     if text.escaped or text.size < 8 or memcmp(text.at, b"candle", 6) != 0:
         return 0
-    while at < text.size and b'0' <= text.at[at] <= b'9' and count < 100:
-        count = count * 10 + <uint32_t>(text.at[at] - b'0')
+    while at < text.size and c'0' <= text.at[at] <= c'9' and count < 100:
+        count = count * 10 + <uint32_t>(text.at[at] - c'0')
         at += 1
     if at + 1 != text.size and not (at + 4 == text.size and memcmp(text.at + at + 1, b"utc", 3) == 0):
         return 0
     cdef char unit = text.at[at]
-    if unit == b's': return count
-    if unit == b'm': return count * 60
-    if unit == b'H': return count * 3_600
-    if unit == b'D': return count * 86_400
-    if unit == b'W': return count * 604_800
-    if unit == b'M': return count * 2_592_000
+    if unit == c's': return count
+    if unit == c'm': return count * 60
+    if unit == c'H': return count * 3_600
+    if unit == c'D': return count * 86_400
+    if unit == c'W': return count * 604_800
+    if unit == c'M': return count * 2_592_000
     return 0
 
 
@@ -216,10 +216,10 @@ cdef inline bint said(fh_json *json) noexcept nogil:
     """Whether the value ahead says anything: null and "" are consumed and answer no."""
     cdef fh_text nothing
     cdef char ahead = fh_json_peek(json)
-    if ahead == b'"' and json.end - json.at > 1 and json.at[1] == b'"':
+    if ahead == c'"' and json.end - json.at > 1 and json.at[1] == c'"':
         fh_json_string(json, &nothing)
         return False
-    return not (ahead == b'n' and fh_json_null(json))
+    return not (ahead == c'n' and fh_json_null(json))
 
 
 cdef inline void number(fh_json *json, fh_decimal *value) noexcept nogil:
@@ -478,7 +478,7 @@ cdef class Okx(Venue):
         fh_json_object(json)
         while fh_json_key(json, &key):
             if fh_key_is(&key, b"bids") or fh_key_is(&key, b"asks"):
-                side = key.at[0] == b'a'
+                side = key.at[0] == c'a'
                 result = best_level(json, &price[side], &size[side])
                 if result < 0:
                     return result
