@@ -397,7 +397,7 @@ cdef class Deribit(Venue):
 
     cdef int decode(self, const char *payload, size_t size, uint64_t ts_recv_ns,
                     fh_batch *batch) noexcept nogil:
-        cdef uint32_t ignored = batch.ignored, unlisted = batch.unlisted
+        cdef uint32_t ignored = batch.ignored, unlisted = batch.unlisted, before = batch.event_count
         cdef int result
         fh_batch_mark(batch)
         result = self.frame(payload, size, batch)
@@ -406,7 +406,7 @@ cdef class Deribit(Venue):
             batch.ignored = ignored
             batch.unlisted = unlisted
             return result
-        return <int>(batch.event_count - batch.event_mark)
+        return <int>(batch.event_count - before)
 
     cdef int frame(self, const char *payload, size_t size, fh_batch *batch) noexcept nogil:
         """The JSON-RPC envelope: a notification, or the answer to a call of ours (control)."""
@@ -936,8 +936,10 @@ def instrument(row):
     dated = kind in ("future", "option")
     day = time.strftime("%Y%m%d", time.gmtime(row["expiration_timestamp"] // 1000)) if dated else ""
     strike = exact(row["strike"]) if kind == "option" else ""
-    canonical = {"spot": pair, "perpetual": f"{pair}-PERP", "future": f"{pair}-{day}",
-                 "option": f"{pair}-{day}-{strike}-{parts[-1]}"}[kind]
+    if kind == "option":
+        canonical = f"{pair}-{day}-{strike}-{'C' if row['option_type'] == 'call' else 'P'}"
+    else:
+        canonical = {"spot": pair, "perpetual": f"{pair}-PERP", "future": f"{pair}-{day}"}[kind]
     reversed_ = row.get("instrument_type", "linear" if quote else "reversed") == "reversed"
     return Instrument(
         symbol=row["instrument_name"], canonical=canonical, kind=kind, tick=exact(row["tick_size"]),

@@ -111,8 +111,7 @@ STREAMS = {
     "open_interest": ("public", "open-interest", FIRST_DATA_S),
 }
 NOT_ON_SPOT = ("mark", "funding", "open_interest", "liquidation")
-CANDLES = {text.lower() if text[-1] != "M" else text: text
-           for text in "1s 1m 3m 5m 15m 30m 1H 2H 4H 6H 12H 1D 2D 3D 1W".split()}
+CANDLES = {text.lower(): text for text in "1s 1m 3m 5m 15m 30m 1H 2H 4H 6H 12H 1D 2D 3D 1W".split()}
 """Interval as the user writes it (1h) -> as OKX writes it (1H)."""
 
 # One subscription argument as canonical JSON text: these keys in this order, then any others by name.
@@ -212,29 +211,19 @@ cdef void parse_action(fh_json *json, Arg *arg) noexcept nogil:
             arg.action = ACTION_SNAPSHOT
 
 
-cdef inline bint said(fh_json *json) noexcept nogil:
-    """Whether the value ahead says anything: null and "" are consumed and answer no."""
-    cdef fh_text nothing
-    cdef char ahead = fh_json_peek(json)
-    if ahead == c'"' and json.end - json.at > 1 and json.at[1] == c'"':
-        fh_json_string(json, &nothing)
-        return False
-    return not (ahead == c'n' and fh_json_null(json))
-
-
 cdef inline void number(fh_json *json, fh_decimal *value) noexcept nogil:
     """A number that may be absent: digits stays -1 then."""
-    if said(json):
+    if not fh_json_absent(json):
         fh_json_decimal(json, value)
 
 
 cdef inline void real(fh_json *json, double *value) noexcept nogil:
-    if said(json):
+    if not fh_json_absent(json):
         fh_json_double(json, value)
 
 
 cdef inline void time_ms(fh_json *json, uint64_t *ns) noexcept nogil:
-    if said(json):
+    if not fh_json_absent(json):
         fh_json_time_ms(json, ns)
 
 
@@ -329,7 +318,7 @@ cdef class Okx(Venue):
 
     cdef int decode(self, const char *payload, size_t size, uint64_t ts_recv_ns,
                     fh_batch *batch) noexcept nogil:
-        cdef uint32_t ignored = batch.ignored, unlisted = batch.unlisted
+        cdef uint32_t ignored = batch.ignored, unlisted = batch.unlisted, before = batch.event_count
         cdef int result
         if size == 4 and memcmp(payload, b"pong", 4) == 0:  # not JSON
             batch.control = 1
@@ -341,7 +330,7 @@ cdef class Okx(Venue):
             batch.ignored = ignored
             batch.unlisted = unlisted
             return result
-        return <int>(batch.event_count - batch.event_mark)
+        return <int>(batch.event_count - before)
 
     cdef int frame(self, const char *payload, size_t size, fh_batch *batch) noexcept nogil:
         """The envelope, keys in any order. data is decoded where it stands if all it needs came before it."""
@@ -446,7 +435,7 @@ cdef class Okx(Venue):
             return json.error
         if seen != 31 or symbol.size == 0:
             return FH_ERROR_MISSING
-        if count > 0xFFFFFFFF:
+        if count >> 32:
             return FH_ERROR_RANGE
         cdef const fh_instrument *row = self.listed(&symbol, batch)
         if row == NULL:
@@ -522,11 +511,13 @@ cdef class Okx(Venue):
         fh_json_object(json)
         while fh_json_key(json, &key):
             if fh_key_is(&key, b"asks"):
+                if seen & 1: return FH_ERROR_MALFORMED
                 result = fh_batch_levels(batch, json, FH_ASK, 0, 3)
                 if result < 0:
                     return result
                 seen |= 1
             elif fh_key_is(&key, b"bids"):
+                if seen & 2: return FH_ERROR_MALFORMED
                 bids = batch.change_count
                 result = fh_batch_levels(batch, json, FH_BID, 0, 3)
                 if result < 0:
@@ -687,7 +678,7 @@ cdef class Okx(Venue):
         event.body.word[1] = rounded(event, &predicted, 12)
         event.body.word[2] = <int64_t>next_ns
         if after_ns > next_ns:
-            event.body.word[3] = <int64_t>((after_ns - next_ns) // 1_000_000_000 & 0xFFFFFFFF)
+            event.body.word[3] = <int64_t><uint32_t>((after_ns - next_ns) // 1_000_000_000)
         return FH_OK
 
     cdef int open_interest(self, fh_json *json, Arg *arg, fh_batch *batch) noexcept nogil:
@@ -959,7 +950,7 @@ cdef int chain_fields(fh_book_event *book, Arg *arg, uint32_t seen, int64_t sequ
     cdef bint has_sequence = seen >> 3 & 1, has_prev = seen >> 4 & 1
     if seen & 7 != 7 or arg.symbol.size == 0:
         return FH_ERROR_MISSING
-    if has_sequence and sequence < 0 or prev < -1 or not -0x80000000 <= checksum <= 0xFFFFFFFF:
+    if has_sequence and sequence < 0 or prev < -1 or (checksum >> 32 != 0 and checksum >> 31 != -1):
         return FH_ERROR_RANGE
     book.last = <uint64_t>sequence if has_sequence else 0
     if arg.channel == CHANNEL_WINDOW:
@@ -1001,7 +992,8 @@ def book_stream(symbol, channel):
 
 
 def candle_stream(symbol, channel):
-    interval = CANDLES.get(channel.speed if channel.speed.endswith("M") else channel.speed.lower())
+    # 1M is a month elsewhere: only the hour, day and week may be written either way.
+    interval = None if channel.speed.endswith("M") else CANDLES.get(channel.speed.lower())
     if interval is None or channel.depth:
         raise VenueError(f"okx: no candle of {channel.speed or 'no interval'!r}; ask for candle@ one of {', '.join(CANDLES)}")
     return Stream("business", wire({"channel": "candle" + interval, "instId": symbol}), symbol, "candle",
