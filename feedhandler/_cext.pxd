@@ -322,6 +322,7 @@ cdef extern from "fh_book.h" nogil:
     ctypedef struct fh_chain:
         uint64_t last
         uint8_t state
+        uint32_t old_run
     enum:
         FH_VERDICT_APPLY, FH_VERDICT_OLD, FH_VERDICT_GAP, FH_VERDICT_AHEAD
     ctypedef struct fh_level:
