@@ -6,6 +6,7 @@ cdef extern from "<stdbool.h>" nogil:
 
 cdef extern from "include/feedhandler.h" nogil:
     uint32_t FH_ABI_VERSION
+    uint64_t FH_SCHEMA_HASH
     uint64_t FH_SLOT_SIZE
     uint64_t FH_CLAIM_BLOCK
     int64_t FH_UNDEFINED
@@ -111,6 +112,7 @@ cdef extern from "include/feedhandler.h" nogil:
         uint64_t claim
         uint64_t head
         uint32_t wake_seq
+        uint32_t wake_fenced
         uint64_t wake_last_ns
         uint64_t heartbeat_ns
     ctypedef struct fh_instrument:
@@ -227,6 +229,7 @@ cdef extern from "fh_json.h" nogil:
     bool_t fh_json_int(fh_json *json, int64_t *value)
     bool_t fh_json_bool(fh_json *json, bool_t *value)
     bool_t fh_json_null(fh_json *json)
+    bool_t fh_json_absent(fh_json *json)
     bool_t fh_json_skip(fh_json *json)
     bool_t fh_json_raw(fh_json *json, fh_text *text)
     bool_t fh_json_time_ms(fh_json *json, uint64_t *ns)
@@ -290,6 +293,7 @@ cdef extern from "fh_batch.h" nogil:
     void fh_batch_mark(fh_batch *batch)
     void fh_batch_rollback(fh_batch *batch)
     fh_event *fh_batch_event(fh_batch *batch, uint8_t kind)
+    int fh_batch_change(fh_batch *batch, uint8_t side, const fh_decimal *price, const fh_decimal *size, uint32_t order_count)
     int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
     int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
     int fh_batch_scale(fh_batch *batch, fh_event *event, const fh_instrument *row)
@@ -347,6 +351,7 @@ cdef extern from "fh_ring.h" nogil:
     int fh_ring_create(fh_writer *writer, int dir_fd, uint32_t worker, uint64_t slot_count, uint64_t generation)
     int fh_ring_resume(fh_writer *writer, int dir_fd, uint32_t worker)
     void fh_ring_close(fh_writer *writer)
+    void fh_ring_put(fh_writer *writer, const fh_record *record)
     fh_record *fh_ring_slot(fh_writer *writer)
     void fh_ring_commit(fh_writer *writer)
     void fh_ring_flush(fh_writer *writer)
@@ -365,6 +370,9 @@ cdef extern from "fh_state.h" nogil:
     void fh_table_close(fh_table *table)
     void fh_state_put_l1(fh_state_row *row, const fh_state_l1 *value)
     void fh_state_put_book(fh_state_row *row, const fh_book *book, const fh_state_book *head)
+    void fh_state_give(fh_state_row *row, uint32_t worker)
+    uint32_t fh_state_owner(const fh_state_row *row)
+    uint32_t fh_state_mark_stale(fh_table *table, uint32_t worker, uint64_t position)
 
 cdef extern from "fh_counters.h" nogil:
     enum:
