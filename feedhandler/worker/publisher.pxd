@@ -145,5 +145,8 @@ cdef class Publisher:
     cdef void pending_pop(self, fh_slot *slot) noexcept nogil
     cdef int sync(self, Venue venue, fh_slot *slot, const fh_event *event, uint64_t ts_recv_ns) noexcept nogil
     cdef fh_slot *known(self, Venue venue, uint32_t instrument) noexcept nogil
+    cdef bint table(self, fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size) except -1
+    cdef void resync_told(self, fh_slot *slot)
+    cdef void stream_lost(self, fh_slot *slot, int index, uint16_t session, uint64_t now)
     cdef fh_slot *slot_at(self, instrument_id) except NULL
     cdef const char *copied(self, bytes data) except NULL

@@ -16,6 +16,7 @@ whole for every message.
 import errno
 import os
 
+from libc.errno cimport errno as errno_now
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
@@ -29,10 +30,10 @@ cdef extern from *:
     /* Release: a reader that sees the new count also sees the INSTRUMENT_CHANGED record before it.
      * Pairs with the acquire load of fh_ring.changed in a reader. */
     static inline void fh_word_increment(uint64_t *word) { __atomic_store_n(word, *word + 1, __ATOMIC_RELEASE); }
+    #define FH_POOL_END UINT32_MAX /* behind the last of a list in a pool */
     """
+    uint32_t NONE "FH_POOL_END"
     void fh_word_increment(uint64_t *word) nogil
-
-DEF NONE = 0xffffffff
 
 cdef enum:
     EVENT_COUNT_MAX = 16384         # events of one frame: the largest all-market array has about 3,000
@@ -490,8 +491,8 @@ cdef class Publisher:
         """A full book in band. On another line of a live book it counts only if it is ahead of ours."""
         cdef const fh_book_event *book = &event.body.book
         cdef bint numbered = book.last != 0
-        if slot.book_state == BOOK_LIVE and session != slot.book_session and (
-                book.last <= slot.chain.last if numbered else book.window):
+        cdef bint behind = book.last <= slot.chain.last if numbered else book.window
+        if slot.book_state == BOOK_LIVE and session != slot.book_session and behind:
             self.counters.counter[FH_COUNTER_duplicates] += 1
             return
         self.pending_drop(slot)
@@ -679,7 +680,7 @@ cdef class Publisher:
         cdef uint8_t mark
         cdef fh_change change
         cdef const fh_level *level
-        memset(&change, 0, sizeof change)
+        memset(&change, 0, sizeof(change))
         flags = FH_SNAPSHOT | (flags & (FH_TS_SUSPECT | FH_INEXACT))
         if count == 0:
             change.price = FH_UNDEFINED
@@ -719,15 +720,17 @@ cdef class Publisher:
         cdef const fh_level *ask = fh_book_best(&slot.book.ask)
         cdef fh_record *record
         cdef int64_t touch[4]
-        touch[0], touch[1] = (bid.price, bid.size) if bid != NULL else (FH_UNDEFINED, 0)
-        touch[2], touch[3] = (ask.price, ask.size) if ask != NULL else (FH_UNDEFINED, 0)
+        touch[0] = bid.price if bid != NULL else FH_UNDEFINED
+        touch[1] = bid.size if bid != NULL else 0
+        touch[2] = ask.price if ask != NULL else FH_UNDEFINED
+        touch[3] = ask.size if ask != NULL else 0
         if bid != NULL and ask != NULL and bid.price >= ask.price:
             slot.stats.crossed += 1
             self.counters.counter[FH_COUNTER_book_crossed] += 1
         if not always and touch[0] == slot.touch[0] and touch[1] == slot.touch[1] and touch[2] == slot.touch[2] \
                 and touch[3] == slot.touch[3]:
             return
-        memcpy(slot.touch, touch, sizeof touch)
+        memcpy(slot.touch, touch, sizeof(touch))
         record = fh_ring_slot(&self.writer)
         record.ts_recv_ns = ts_recv_ns
         record.ts_event_ns = slot.book_ts_event_ns
@@ -735,7 +738,7 @@ cdef class Publisher:
         record.kind = FH_TOUCH
         record.flags = FH_LAST
         record.session = session
-        memcpy(record.body.word, touch, sizeof touch)
+        memcpy(record.body.word, touch, sizeof(touch))
         fh_ring_commit(&self.writer)
         slot.l1.bid_price, slot.l1.bid_size, slot.l1.ask_price, slot.l1.ask_size = touch[0], touch[1], touch[2], touch[3]
         slot.l1.ts_recv_ns = ts_recv_ns
@@ -793,7 +796,7 @@ cdef class Publisher:
         self.counters.counter[FH_COUNTER_state_rows] += 1
         if slot.book_dirty and slot.book.bid.max:
             slot.book_dirty = 0
-            memset(&head, 0, sizeof head)
+            memset(&head, 0, sizeof(head))
             head.position = self.writer.position
             head.sequence = slot.chain.last
             head.ts_event_ns = slot.book_ts_event_ns
@@ -963,7 +966,7 @@ cdef class Publisher:
         """Keep a stream of an instrument: its row in `state` becomes ours, and a book gets its levels.
 
         Called once for every line that carries the stream. snapshot: "in_band", "rest" or "window"."""
-        cdef int index = channel_index(channel)
+        cdef uint32_t index = channel_index(channel)
         if self.slot_at(instrument_id) == NULL or instrument_id >= venue.row_max:
             raise ValueError(f"{venue.name} has no row {instrument_id}: add the instrument before its stream")
         if snapshot not in SEEDS:
@@ -987,7 +990,7 @@ cdef class Publisher:
     def remove_stream(self, instrument_id, channel):
         """One line less. Behind the last one, what still arrives is dropped, and a book is forgotten."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
-        cdef int index = channel_index(channel)
+        cdef uint32_t index = channel_index(channel)
         cdef fh_stream *stream = &slot.stream[index]
         if stream.lines == 0:
             raise ValueError(f"instrument {instrument_id} has no {CHANNELS[index]} stream to remove")
@@ -1010,7 +1013,7 @@ cdef class Publisher:
     def resubscribed(self, instrument_id, channel):
         """The stream was asked for anew: first data is pending, and a book waits for its snapshot."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
-        cdef int index = channel_index(channel)
+        cdef uint32_t index = channel_index(channel)
         slot.stream[index].first_pending = 1
         if index != FH_CHANNEL_BOOK or slot.book_state == BOOK_NONE:
             return
@@ -1108,6 +1111,7 @@ cdef class Publisher:
         cdef fh_slot *slot
         cdef uint32_t i
         cdef int index, code
+        cdef object a, b
         found = []
         for i in range(self.notice_count):
             slot = &self.slots[self.noticed[i]]
@@ -1115,8 +1119,11 @@ cdef class Publisher:
             for index in range(CHANNEL_MAX):
                 for code in (NOTICE_FIRST_DATA, NOTICE_EXPONENT, NOTICE_PENDING_FULL, NOTICE_AHEAD, NOTICE_GAP, NOTICE_LIVE):
                     if slot.stream[index].notices >> code & 1:
-                        a, b = ((slot.gap_a, slot.gap_b) if code == NOTICE_GAP else
-                                (slot.l1.price_exponent, slot.l1.size_exponent) if code == NOTICE_EXPONENT else (0, 0))
+                        a, b = 0, 0
+                        if code == NOTICE_GAP:
+                            a, b = slot.gap_a, slot.gap_b
+                        elif code == NOTICE_EXPONENT:
+                            a, b = slot.l1.price_exponent, slot.l1.size_exponent
                         found.append((slot.instrument, index, code, a, b))
                 slot.stream[index].notices = 0
         self.notice_count = 0
@@ -1125,7 +1132,7 @@ cdef class Publisher:
     def stream_stats(self, instrument_id, channel):
         """(receive time of the last message, messages, gaps, state) of a stream."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
-        cdef int index = channel_index(channel)
+        cdef uint32_t index = channel_index(channel)
         cdef fh_stream *stream = &slot.stream[index]
         if index == FH_CHANNEL_BOOK:
             state = STATE_NAMES[slot.book_state]
@@ -1218,7 +1225,7 @@ cdef void undefine(fh_slot *slot) noexcept nogil:
 cdef inline void remember(fh_slot *slot, const fh_event *event) noexcept nogil:
     """Last values of an instrument, as its row will show them. A quote is also the touch where we keep no book."""
     cdef fh_state_l1 *l1 = &slot.l1
-    cdef const int64_t *word = event.body.word
+    cdef const int64_t *word = &event.body.word[0]
     if event.kind == FH_QUOTE:
         l1.quote_bid_price, l1.quote_bid_size, l1.quote_ask_price, l1.quote_ask_size = word[0], word[1], word[2], word[3]
         if slot.book_state == BOOK_NONE:
@@ -1249,7 +1256,7 @@ cdef inline void collect(Publisher self, uint8_t side, const fh_change *change) 
 
 cdef void collect_deleted(Publisher self, uint8_t side, int64_t price) noexcept nogil:
     cdef fh_change change
-    memset(&change, 0, sizeof change)
+    memset(&change, 0, sizeof(change))
     change.price, change.side = price, side
     collect(self, side, &change)
 
@@ -1289,5 +1296,4 @@ cdef bint pending_rescale(Publisher self, fh_slot *slot, int price_power, int si
 
 def failed(name):
     """The OSError of the call that just failed on a file of the instance."""
-    from posix.errno cimport errno as code
-    return OSError(code, f"{os.strerror(code)}: {name}")
+    return OSError(errno_now, f"{os.strerror(errno_now)}: {name}")
