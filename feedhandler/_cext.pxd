@@ -233,6 +233,7 @@ cdef extern from "fh_json.h" nogil:
     ctypedef fh_text fh_key
     bool_t fh_key_is(const fh_key *key, const char *name)
     void fh_json_open(fh_json *json, const char *text, size_t size)
+    bool_t fh_json_fail(fh_json *json, int error)
     int fh_json_close(fh_json *json)
     bool_t fh_json_object(fh_json *json)
     bool_t fh_json_key(fh_json *json, fh_key *key)
