@@ -65,7 +65,9 @@ static inline void fh_ring_put(fh_writer *writer, const fh_record *record)
     fh_record *slot = &writer->slots[writer->position & writer->mask];
     if (writer->position == writer->claimed)
         fh_ring_claim(writer);
-    fh_copy(&slot->ts_recv_ns, &record->ts_recv_ns, sizeof *record - sizeof record->commit);
+    /* Word by word, atomically: a vector load of words stored one by one a moment ago would wait for them (6 ns, not 3). */
+    for (size_t i = 1; i < FH_SLOT_SIZE / 8; i++)
+        fh_store_relaxed((fh_word *)slot + i, ((const fh_word *)record)[i]);
     if (record->kind == FH_STATUS)
         fh_ring_note(writer, record);
     writer->position++;

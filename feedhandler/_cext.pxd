@@ -188,6 +188,22 @@ cdef extern from "include/feedhandler.h" nogil:
         fh_file file
         uint32_t waiting[256]
 
+cdef extern from "include/feedhandler_reader.h" nogil:
+    enum:
+        FH_FEED_OK, FH_FEED_EMPTY, FH_FEED_LAPPED, FH_FEED_NEW_RING, FH_FEED_SMALL, FH_FEED_BUSY, FH_FEED_ABSENT, FH_FEED_BAD
+    ctypedef struct fh_ring_reader:
+        const fh_ring *ring
+        const fh_record *slots
+        uint64_t slot_count
+        uint64_t position
+        uint64_t lost
+        uint64_t dropped
+    int fh_ring_map(fh_ring_reader *reader, const char *path, char *error, size_t error_size)
+    void fh_ring_unmap(fh_ring_reader *reader)
+    int fh_ring_batch(fh_ring_reader *reader, const fh_record **first, size_t *count, uint64_t *lost)
+    bint fh_ring_valid(const fh_ring_reader *reader)
+    bint fh_ring_advance(fh_ring_reader *reader, size_t count)
+
 cdef extern from "fh_error.h" nogil:
     enum:
         FH_OK, FH_ERROR_MALFORMED, FH_ERROR_UNKNOWN, FH_ERROR_SYMBOL, FH_ERROR_FULL, FH_ERROR_DIGITS
@@ -306,6 +322,7 @@ cdef extern from "fh_book.h" nogil:
     ctypedef struct fh_chain:
         uint64_t last
         uint8_t state
+        uint32_t old_run
     enum:
         FH_VERDICT_APPLY, FH_VERDICT_OLD, FH_VERDICT_GAP, FH_VERDICT_AHEAD
     ctypedef struct fh_level:

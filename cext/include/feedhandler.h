@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * feedhandler.h: the shared memory of one feedhandler instance, and a reader for it.
+ * feedhandler.h: the shared memory of one feedhandler instance. feedhandler_reader.h reads it.
  *
  * Who writes:   each file has one writer (worker n: worker-<n>.ring and its rows of `state`; the
  *               supervisor: `instruments`); each reader writes only its own slot of `readers`.
@@ -10,7 +10,7 @@
  * After a crash: a killed writer leaves no torn record; its successor resumes the same ring at the
  *               first uncommitted position with a STATUS EPOCH record.
  *
- * C11 and C++17, header only, no allocation after fh_feed_open(). All integers are little-endian.
+ * C11 and C++17. All integers are little-endian.
  */
 #ifndef FEEDHANDLER_H
 #define FEEDHANDLER_H
@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 #define FH_ABI_VERSION 1u            /* raised whenever a byte below moves */
-#define FH_SCHEMA_HASH 0x0ull /* FNV-1a of the layout text below; a test says the new value */
+#define FH_SCHEMA_HASH 0x95aaacb37dc5d405ull /* FNV-1a of the layout text below; a test says the new value */
 #define FH_CACHE_LINE 64u
 #define FH_SLOT_SIZE 64u
 #define FH_CLAIM_BLOCK 64u           /* positions the writer claims at a time */
@@ -236,7 +236,7 @@ typedef struct fh_readers {
 FH_STATIC_ASSERT(sizeof(fh_readers) == 4096, "one page of readers head");
 FH_STATIC_ASSERT(sizeof(fh_reader_slot) == 64 + 16 * FH_RING_MAX, "a reader's slot");
 
-/* Atomic words. Under TSan the copies go word by word; otherwise as vectors: GCC and Clang move no access over a fence. */
+/* Atomic words. Copies are vectors, but words under TSan. GCC and Clang move no access over a fence, atomic or not. */
 #define fh_load_relaxed(word) __atomic_load_n((word), __ATOMIC_RELAXED)
 #define fh_load_acquire(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
 #define fh_store_relaxed(word, value) __atomic_store_n((word), (value), __ATOMIC_RELAXED)
@@ -250,13 +250,14 @@ FH_STATIC_ASSERT(sizeof(fh_reader_slot) == 64 + 16 * FH_RING_MAX, "a reader's sl
 #elif defined(__SANITIZE_THREAD__)
 #define FH_WORD_COPY 1
 #endif
+typedef uint64_t __attribute__((may_alias)) fh_word;
 
-/* Copy size bytes, a multiple of 8, of memory that another process may be writing or reading at the same time. */
+/* Copy size bytes, a multiple of 8, that another process may be writing (or, on a writer's side, reading). */
 static inline void fh_copy(void *to, const void *from, size_t size)
 {
 #ifdef FH_WORD_COPY
     for (size_t i = 0; i < size / 8; i++)
-        fh_store_relaxed((uint64_t *)to + i, fh_load_relaxed((const uint64_t *)from + i));
+        fh_store_relaxed((fh_word *)to + i, fh_load_relaxed((const fh_word *)from + i));
 #else
     memcpy(to, from, size);
 #endif
