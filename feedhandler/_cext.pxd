@@ -6,6 +6,7 @@ cdef extern from "<stdbool.h>" nogil:
 
 cdef extern from "include/feedhandler.h" nogil:
     uint32_t FH_ABI_VERSION
+    uint64_t FH_SCHEMA_HASH
     uint64_t FH_SLOT_SIZE
     uint64_t FH_CLAIM_BLOCK
     int64_t FH_UNDEFINED
@@ -111,6 +112,7 @@ cdef extern from "include/feedhandler.h" nogil:
         uint64_t claim
         uint64_t head
         uint32_t wake_seq
+        uint32_t wake_fenced
         uint64_t wake_last_ns
         uint64_t heartbeat_ns
     ctypedef struct fh_instrument:
@@ -185,6 +187,22 @@ cdef extern from "include/feedhandler.h" nogil:
     ctypedef struct fh_readers:
         fh_file file
         uint32_t waiting[256]
+
+cdef extern from "include/feedhandler_reader.h" nogil:
+    enum:
+        FH_FEED_OK, FH_FEED_EMPTY, FH_FEED_LAPPED, FH_FEED_NEW_RING, FH_FEED_SMALL, FH_FEED_BUSY, FH_FEED_ABSENT, FH_FEED_BAD
+    ctypedef struct fh_ring_reader:
+        const fh_ring *ring
+        const fh_record *slots
+        uint64_t slot_count
+        uint64_t position
+        uint64_t lost
+        uint64_t dropped
+    int fh_ring_map(fh_ring_reader *reader, const char *path, char *error, size_t error_size)
+    void fh_ring_unmap(fh_ring_reader *reader)
+    int fh_ring_batch(fh_ring_reader *reader, const fh_record **first, size_t *count, uint64_t *lost)
+    bint fh_ring_valid(const fh_ring_reader *reader)
+    bint fh_ring_advance(fh_ring_reader *reader, size_t count)
 
 cdef extern from "fh_error.h" nogil:
     enum:
@@ -350,6 +368,7 @@ cdef extern from "fh_ring.h" nogil:
     int fh_ring_create(fh_writer *writer, int dir_fd, uint32_t worker, uint64_t slot_count, uint64_t generation)
     int fh_ring_resume(fh_writer *writer, int dir_fd, uint32_t worker)
     void fh_ring_close(fh_writer *writer)
+    void fh_ring_put(fh_writer *writer, const fh_record *record)
     fh_record *fh_ring_slot(fh_writer *writer)
     void fh_ring_commit(fh_writer *writer)
     void fh_ring_flush(fh_writer *writer)
@@ -368,6 +387,9 @@ cdef extern from "fh_state.h" nogil:
     void fh_table_close(fh_table *table)
     void fh_state_put_l1(fh_state_row *row, const fh_state_l1 *value)
     void fh_state_put_book(fh_state_row *row, const fh_book *book, const fh_state_book *head)
+    void fh_state_give(fh_state_row *row, uint32_t worker)
+    uint32_t fh_state_owner(const fh_state_row *row)
+    uint32_t fh_state_mark_stale(fh_table *table, uint32_t worker, uint64_t position)
 
 cdef extern from "fh_counters.h" nogil:
     enum:
