@@ -690,7 +690,7 @@ cdef int decode_list(Message *message, fh_json *cursor) noexcept nogil:
     fh_json_array(cursor)
     while error == FH_OK and fh_json_element(cursor):
         if fh_json_peek(cursor) != c'{':
-            return FH_ERROR_UNKNOWN
+            return cursor.error or FH_ERROR_UNKNOWN
         note_object(message, cursor)
         error = cursor.error
         if error == FH_OK:
