@@ -427,6 +427,11 @@ def test_doubles_are_within_one_unit_in_the_last_place(probe):
     assert probe.value("double", b"1.", b"", ctypes.c_double)[0] == MALFORMED
 
 
+def test_a_container_that_was_not_walked_to_its_end_is_malformed(probe):
+    for text in (b"[", b"[]", b"[1]"):
+        assert probe.c.probe_unfinished(ctypes.c_void_p(probe.guard.place(text, b"]")), ctypes.c_size_t(len(text))) == MALFORMED
+
+
 def test_after_an_error_no_call_succeeds_and_the_first_error_stays(probe):
     for text in (b'{"a":1}', b"[1]", b"null", b'""', b"1", b"true"):
         assert probe.c.probe_after_error(ctypes.c_void_p(probe.guard.place(text, text)), ctypes.c_size_t(len(text))) == 0
