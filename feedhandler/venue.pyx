@@ -85,6 +85,7 @@ class Ack:
     accepted: bool = True
     reason: str = ""    # of a refusal, in the venue's words
     missing: tuple = () # wires the venue left out without an error
+    wires: tuple | None = None  # exactly these were accepted, () being none; anything else asked was left out. None: not a list
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -253,7 +254,7 @@ cdef class Venue:
             raise VenueError(f"{self.name}: {seen['error']}: {payload[:200]!r}")
         return seen["events"]
 
-    def chain_step(self, str state, uint64_t last, dict book):
+    def chain_step(self, str state, uint64_t last, dict book, uint32_t old_run=0):
         """What chain() says of a book event (a dict of events()): (verdict, state, last), words in lower case."""
         cdef fh_chain chain
         cdef fh_event event
@@ -268,9 +269,30 @@ cdef class Venue:
         event.body.book.has_prev = book["prev"] is not None
         event.body.book.window = book["window"]
         chain.last = last
+        chain.old_run = old_run
         chain.state = CHAIN_STATES.index(state)
         verdict = self.chain(&chain, &event)
         return VERDICTS[verdict], CHAIN_STATES[chain.state], chain.last
+
+    def checksum_step(self, uint32_t instrument, list levels, dict book):
+        """What checksum() says of a book event (a dict of events()) when the book holds these levels, each
+        (side, price, size) as in events(): 1 right, 0 wrong, -1 none sent."""
+        cdef fh_instrument *row = &self.rows[instrument]
+        cdef fh_book held
+        cdef fh_event event
+        memset(&event, 0, sizeof(event))
+        event.instrument = instrument
+        event.body.book.has_checksum = book["checksum"] is not None
+        event.body.book.checksum = book["checksum"] or 0
+        if fh_book_init(&held, max(1, len(levels))) != FH_OK:
+            raise MemoryError("no memory for a book")
+        try:
+            for side, price, size in levels:
+                fh_book_set(&held, FH_BID if side == "bid" else FH_ASK, int(price.scaleb(-row.price_exponent)),
+                            int(size.scaleb(-row.size_exponent)))
+            return self.checksum(&held, &event, row)
+        finally:
+            fh_book_free(&held)
 
     def _look(self, bytes text, bytes behind, bint accept_inexact, uint64_t ts_recv_ns, uint32_t snapshot_of):
         # A buffer of its own, exactly as long as the promise of fh_json.h: a memory checker sees a read too far.
