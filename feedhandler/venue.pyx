@@ -85,7 +85,7 @@ class Ack:
     accepted: bool = True
     reason: str = ""    # of a refusal, in the venue's words
     missing: tuple = () # wires the venue left out without an error
-    wires: tuple = ()   # exactly these were accepted; anything else asked in that request was left out
+    wires: tuple | None = None  # exactly these were accepted, () being none; anything else asked was left out. None: not a list
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -380,7 +380,7 @@ cdef dict _words_dict(const fh_event *event, const fh_instrument *row):
     for index, word in enumerate(words.split()):
         name, scale = word.split(":")
         value = event.body.word[index]
-        out[name] = value if scale == "count" else _number(value, exponents[scale])
+        out[name] = _number(value, exponents.get(scale, 0)) if value == FH_UNDEFINED or scale != "count" else value
     if event.kind == FH_CANDLE:
         out["count"] = event.body.word[7] & 0xffffffff
         out["interval_s"] = (event.body.word[7] >> 32) & 0xffffffff
