@@ -1167,10 +1167,12 @@ cdef class Publisher:
                 "checksum_ok": stats.checksum_ok, "checksum_bad": stats.checksum_bad,
                 "levels": [slot.book.bid.count, slot.book.ask.count], "held": slot.pending_count}
 
-    def sequences(self, instrument_id):
-        """(last sequence of the quote stream, last of the book, 0 while it is not live): the ids states carry."""
+    def book_touch(self, instrument_id):
+        """(venue's id, bid price, bid size, ask price, ask size) of a live book; None of another."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
-        return slot.stream[<int>FH_CHANNEL_QUOTE].sequence, slot.chain.last if slot.book_state == BOOK_LIVE else 0
+        if slot.book_state != BOOK_LIVE:
+            return None
+        return slot.chain.last, slot.touch[0], slot.touch[1], slot.touch[2], slot.touch[3]
 
     def counter(self, name):
         """Value of a counter by its name in fh_counters.h."""
