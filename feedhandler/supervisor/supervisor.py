@@ -177,7 +177,7 @@ class Supervisor:
         if self.table is not None:
             self.table.close()
         self.log.close()
-        if remove and not self.note.startswith("adopted 0"):
+        if remove:
             instance.remove(self.name)
 
     def _task(self, coroutine):
