@@ -81,7 +81,7 @@ async def connect(simulator, venue, endpoint=None, tail="", **options):
     urls = simulator.endpoints[venue]["urls"]
     url = urls[endpoint] if endpoint else next(iter(urls.values()))
     client = Client(**options)
-    await picows.ws_connect(lambda: client, url + tail, ssl_context=trust(simulator), max_frame_size=128 << 20)
+    await picows.ws_connect(lambda: client, url + tail, ssl_context=trust(simulator), max_frame_size=128 << 20, enable_auto_pong=False)
     return client
 
 
