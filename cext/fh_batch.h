@@ -9,7 +9,9 @@
 #ifndef FH_BATCH_H
 #define FH_BATCH_H
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "fh_decimal.h"
 #include "fh_error.h"
 #include "fh_json.h"
@@ -30,9 +32,10 @@ typedef struct fh_change {
     int64_t price, size;  /* size 0 deletes */
     uint32_t order_count; /* 0: not told */
     uint8_t side;         /* enum fh_side */
-    int8_t price_digits, size_digits; /* fraction digits as written, until scaled */
-    uint8_t flags;        /* FH_INEXACT, FH_OVERFLOW */
+    int8_t price_digits, size_digits; /* fraction digits as written (+ FH_CHANGE_CUT); once scaled the row's */
+    uint8_t flags;        /* FH_INEXACT, FH_OVERFLOW; with the latter price or size is FH_UNDEFINED: no such price goes into a book */
 } fh_change;
+#define FH_CHANGE_CUT 64  /* in *_digits of a raw change: the text had more digits than int64 holds (FH_INEXACT of its fh_decimal) */
 _Static_assert(sizeof(fh_change) == 24, "three words a level");
 
 /* A book message: a run of changes and the venue's numbers to chain it by. */
@@ -103,18 +106,38 @@ static inline fh_event *fh_batch_event(fh_batch *batch, uint8_t kind)
     return event;
 }
 
+/* Append one raw change. FH_OK, FH_ERROR_FULL, or FH_ERROR_RANGE for a negative size. */
+static inline int fh_batch_change(fh_batch *batch, uint8_t side, const fh_decimal *price, const fh_decimal *size,
+                                  uint32_t order_count)
+{
+    if (FH_UNLIKELY(batch->change_count == batch->change_max)) return FH_ERROR_FULL;
+    if (FH_UNLIKELY(size->mantissa < 0 && size->mantissa != FH_UNDEFINED)) return FH_ERROR_RANGE;
+    fh_change *change = &batch->changes[batch->change_count++];
+    change->price = price->mantissa;
+    change->size = size->mantissa;
+    change->order_count = order_count;
+    change->side = side;
+    change->price_digits = (int8_t)(price->digits | (price->flags & FH_INEXACT ? FH_CHANGE_CUT : 0));
+    change->size_digits = (int8_t)(size->digits | (size->flags & FH_INEXACT ? FH_CHANGE_CUT : 0));
+    change->flags = 0;
+    return FH_OK;
+}
+
 /* Bring a parsed number to an instrument's exponent. FH_OK, FH_ERROR_DIGITS (batch->wanted_* say what it
- * needs), or with accept_inexact the flag in event->flags and FH_OK. */
+ * needs), or with accept_inexact the flag in event->flags and FH_OK. A number that no exponent of up to
+ * FH_DIGITS_MAX digits would hold is flagged at once: FH_ERROR_DIGITS is answered only where raising helps. */
 int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
 int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
 
-/* The same for the run of raw changes of a book event. */
+/* The same for the run of raw changes of a book event, each with its own flags; event->flags stay. wanted_* cover
+ * the whole run. Scaling again changes nothing. */
 int fh_batch_scale(fh_batch *batch, fh_event *event, const fh_instrument *row);
 
 /* Append the levels of one side: the cursor stands at an array of rows. Shapes: [price, size, ...] as strings
  * or numbers with `skip` leading elements ignored (Deribit's action: 1) and the order count taken from
  * element count_index (0: none). Kraken's {"price":…,"qty":…} rows have fh_batch_levels_object().
- * FH_OK, FH_ERROR_FULL, or the cursor's error. */
+ * FH_OK, FH_ERROR_FULL, FH_ERROR_MISSING (a row without price or size), FH_ERROR_RANGE, or the cursor's error;
+ * any of them is also json->error. */
 int fh_batch_levels(fh_batch *batch, fh_json *json, uint8_t side, int skip, int count_index);
 int fh_batch_levels_object(fh_batch *batch, fh_json *json, uint8_t side, const char *price_key, const char *size_key);
 

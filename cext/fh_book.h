@@ -15,6 +15,7 @@ typedef enum fh_chain_state { FH_CHAIN_WAITING = 0, FH_CHAIN_SEEDED = 1, FH_CHAI
 typedef struct fh_chain {
     uint64_t last;   /* sequence of the last message applied */
     uint8_t state;   /* WAITING: no snapshot yet; SEEDED: snapshot applied, first change still to come */
+    uint32_t old_run; /* OLD verdicts in a row; kept by venues whose ids may restart, 0 elsewhere */
 } fh_chain;
 
 /* What Venue.chain() answers about one book message. */

@@ -4,6 +4,7 @@
  * What is lost: nothing; a reader may see a histogram a few counts apart from its total. */
 #ifndef FH_COUNTERS_H
 #define FH_COUNTERS_H
+#include <stddef.h>
 #include <stdint.h>
 #include "fh_error.h"
 #include "include/feedhandler.h"
@@ -24,9 +25,9 @@ enum { /* index of each counter */
 #undef FH_COUNTER_ENUM
 };
 
-/* Log-linear histogram of ns: 64 sub-buckets a power of two (1.6 % wide), 0 ns to 2^40 ns (18 minutes), above: the last bucket. */
+/* Log-linear histogram of ns: 64 sub-buckets a power of two (1.6 % wide), 0 ns to 2^41 ns (36 minutes), above: the last bucket. */
 #define FH_HISTOGRAM_SUB_BITS 6
-#define FH_HISTOGRAM_BUCKETS 2304 /* 64 * (40 - 6 + 2) */
+#define FH_HISTOGRAM_BUCKETS 2304 /* 64 * (41 - 6 + 1) */
 typedef struct fh_histogram { uint64_t count, sum_ns, max_ns, min_ns; uint64_t bucket[FH_HISTOGRAM_BUCKETS]; } fh_histogram;
 
 /* Stages: receive→decoded (DECODE), receive→in the ring (PUBLISH), venue event time→receive (VENUE, clamped at 0), loop turn (LOOP),
@@ -56,9 +57,13 @@ typedef struct fh_counters {
     fh_error_row error[FH_ERROR_ROW_MAX];
 } fh_counters;
 _Static_assert(FH_COUNTER_COUNT <= 128, "room for every counter");
+_Static_assert(sizeof(fh_session_row) == 200 && sizeof(fh_error_row) == 256, "rows without hidden padding");
+_Static_assert(offsetof(fh_counters, counter) == 80, "counters follow the head");
 
-fh_counters *fh_counters_create(int dir_fd, uint32_t worker, uint64_t generation); /* creates or reopens; NULL with errno */
-fh_counters *fh_counters_open(int dir_fd, uint32_t worker);                        /* read-only; NULL with errno */
+/* Create the file, or take over the one a predecessor left: its numbers go on. NULL with errno (EPROTO: not a counters
+ * file of this build). */
+fh_counters *fh_counters_create(int dir_fd, uint32_t worker, uint64_t generation);
+fh_counters *fh_counters_open(int dir_fd, uint32_t worker); /* read-only; NULL with errno as above */
 void fh_counters_close(fh_counters *counters);
 const char *fh_counter_name(int index);
 void fh_histogram_add(fh_histogram *histogram, uint64_t ns);

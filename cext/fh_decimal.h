@@ -12,18 +12,25 @@
 #include "include/feedhandler.h"
 
 #define FH_DIGITS_MAX 18 /* 10^18 is the largest power of ten an int64 holds */
+#define FH_DECIMAL_DIGITS_MAX 40 /* of a parsed number: beyond, 19 digits are less than half of 10^-18 and so 0, FH_INEXACT */
+
+/* 10^0 to 10^19. */
+extern const uint64_t fh_power_of_ten[20];
 
 typedef struct fh_decimal {
     int64_t mantissa;
-    int16_t digits;   /* fraction digits as written, trailing zeros included; never negative */
+    int16_t digits;   /* fraction digits as written, trailing zeros included; 0 to FH_DECIMAL_DIGITS_MAX */
     uint16_t flags;   /* 0, FH_INEXACT or FH_OVERFLOW */
 } fh_decimal;
 
-/* Parse exactly size bytes as one JSON number. FH_OK or FH_ERROR_MALFORMED. */
+/* Parse exactly size bytes as one JSON number. FH_OK or FH_ERROR_MALFORMED. Digits that int64 has no room for are
+ * cut off: zeros behind the dot exactly, others with FH_INEXACT, so that fh_decimal_rescale() still rounds rightly.
+ * What is above INT64_MAX without its fraction is FH_OVERFLOW. "-0" is 0. */
 int fh_decimal_parse(const char *text, size_t size, fh_decimal *decimal);
 
 /* Mantissa of decimal at 10^-digits. Sets FH_INEXACT in *flags (rounded half to even) where a non-zero
- * digit is lost, FH_OVERFLOW (answer FH_UNDEFINED) where int64 is too small. */
+ * digit is lost, FH_OVERFLOW (answer FH_UNDEFINED) where int64 is too small. A number that parsing cut off at just
+ * these digits stays cut off, not rounded. */
 int64_t fh_decimal_rescale(const fh_decimal *decimal, int digits, uint16_t *flags);
 
 /* Fewest fraction digits that hold decimal exactly: trailing zeros do not count. */

@@ -5,8 +5,12 @@
  * sets json->error and makes every later call answer at once (false, or the error), so a decoder checks
  * once, at fh_json_close(), before anything it decoded counts.
  *
+ * Accepted is what RFC 8259 calls JSON, skipped values included; only UTF-8 is not checked here (the listener does
+ * that) and escapes are not decoded. A key that comes twice is reported twice: a decoder that must not
+ * take both says so. A value is consumed by exactly one call; one that was not makes the next call an error.
+ *
  * Buffer: at least FH_JSON_PAD readable bytes lie behind the text, whatever they hold (in a receive
- * buffer: the next frame). Wide loads may touch them; no byte of them is ever accepted.
+ * buffer: the next frame). Wide loads may touch them; no byte of them is ever accepted, nor changes an answer.
  *
  *     fh_json_open(&json, payload, size);
  *     fh_json_object(&json);
@@ -24,6 +28,7 @@
 #include <string.h>
 #include "fh_decimal.h"
 #include "fh_error.h"
+#include "fh_scan.h"
 
 #define FH_JSON_PAD 64        /* readable bytes behind the text */
 #define FH_JSON_DEPTH_MAX 32  /* nesting of objects and arrays; deeper is FH_ERROR_DEPTH */
@@ -35,7 +40,8 @@ typedef struct fh_json {
     bool first;           /* just behind a '{' or '[' */
 } fh_json;
 
-typedef struct fh_text { const char *at; size_t size; bool escaped; } fh_text; /* raw: escapes not decoded */
+/* Where a string (without its quotes) or a raw value stands in the buffer. escaped: it holds a backslash, not decoded. */
+typedef struct fh_text { const char *at; size_t size; bool escaped; } fh_text;
 typedef fh_text fh_key; /* a key holding an escape equals no name */
 
 /* Whether a key (or string) is exactly this literal. */
@@ -45,24 +51,163 @@ static inline bool fh_key_is(const fh_key *key, const char *name)
     return key->size == size && !key->escaped && __builtin_memcmp(key->at, name, size) == 0;
 }
 
-/* Hot calls are static inline below or in this header; cold ones live in fh_json.c. */
+/* Every call below first consumes white space, then one token or value. On an error: false, json->error set. */
 void   fh_json_open(fh_json *json, const char *text, size_t size);
 int    fh_json_close(fh_json *json);             /* FH_OK only if the whole text was one value */
-bool   fh_json_object(fh_json *json);            /* enter '{'; false (and error) if the value is no object */
-bool   fh_json_key(fh_json *json, fh_key *key);  /* next key, its ':' consumed; false at '}' or on error */
-bool   fh_json_array(fh_json *json);             /* enter '[' */
-bool   fh_json_element(fh_json *json);           /* stands at the next element; false at ']' or on error */
-char   fh_json_peek(fh_json *json);              /* first byte of the value ahead, not consumed; 0 on error */
-bool   fh_json_string(fh_json *json, fh_text *text);
-bool   fh_json_decimal(fh_json *json, fh_decimal *decimal);   /* bare or quoted number */
-bool   fh_json_uint(fh_json *json, uint64_t *value);          /* bare or quoted integer, no fraction */
-bool   fh_json_int(fh_json *json, int64_t *value);
+static inline bool fh_json_object(fh_json *json);            /* enter '{'; false (and error) if the value is no object */
+static inline bool fh_json_key(fh_json *json, fh_key *key);  /* next key, its ':' consumed; false at '}' or on error */
+static inline bool fh_json_array(fh_json *json);             /* enter '[' */
+static inline bool fh_json_element(fh_json *json);           /* stands at the next element; false at ']' or on error */
+static inline char fh_json_peek(fh_json *json);              /* first byte of the value ahead, not consumed; 0 on error */
+static inline bool fh_json_string(fh_json *json, fh_text *text);
+static inline bool fh_json_decimal(fh_json *json, fh_decimal *decimal);   /* bare or quoted number */
+static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal); /* only the usual shape; else false, nothing consumed, no error */
+static inline bool fh_json_uint(fh_json *json, uint64_t *value);  /* bare or quoted integer; FH_ERROR_RANGE: sign, fraction, exponent, above 2^64 - 1 */
+bool   fh_json_int(fh_json *json, int64_t *value);           /* the same with a sign */
 bool   fh_json_bool(fh_json *json, bool *value);
 bool   fh_json_null(fh_json *json);              /* consumes null and answers true; else consumes nothing */
-bool   fh_json_skip(fh_json *json);              /* any value, validated as JSON */
+bool   fh_json_absent(fh_json *json);            /* the same for null and "": a number the venue did not fill in */
+static inline bool fh_json_skip(fh_json *json);  /* any value, validated as JSON */
 bool   fh_json_raw(fh_json *json, fh_text *text);/* any value, skipped; text spans it (decode it later) */
-bool   fh_json_time_ms(fh_json *json, uint64_t *ns);   /* epoch ms, bare or quoted, checked range */
-bool   fh_json_time_iso(fh_json *json, uint64_t *ns);  /* "2026-08-24T22:21:57.110183Z" */
-bool   fh_json_double(fh_json *json, double *value);   /* analytics only (greeks), never prices */
+static inline bool fh_json_time_ms(fh_json *json, uint64_t *ns); /* epoch ms, bare or quoted; FH_ERROR_RANGE outside 1970 to 2199 */
+bool   fh_json_time_iso(fh_json *json, uint64_t *ns);        /* "2026-08-24T22:21:57.110183Z", 0 to 9 fraction digits; years as above */
+bool   fh_json_double(fh_json *json, double *value);         /* bare or quoted; analytics only (greeks), never prices */
+
+#define FH_TIME_MS_MAX 7258118400000ull /* 2200-01-01; in ns it is below INT64_MAX */
+
+/* The general, bounded form of the calls below, which handle what is usual: no white space, short, no escape. */
+bool fh_json_fail(fh_json *json, int error);     /* sets the error, moves to the end; answers false */
+bool fh_json_enter_slow(fh_json *json, char bracket);
+bool fh_json_key_slow(fh_json *json, fh_key *key);
+bool fh_json_element_slow(fh_json *json);
+char fh_json_peek_slow(fh_json *json);
+bool fh_json_string_slow(fh_json *json, fh_text *text);
+bool fh_json_decimal_slow(fh_json *json, fh_decimal *decimal);
+bool fh_json_uint_slow(fh_json *json, uint64_t *value);
+bool fh_json_skip_slow(fh_json *json);
+
+static inline bool fh_json_enter(fh_json *json, char bracket)
+{
+    if (FH_UNLIKELY(json->at >= json->end || *json->at != bracket || json->depth >= FH_JSON_DEPTH_MAX))
+        return fh_json_enter_slow(json, bracket);
+    json->at++;
+    json->depth++;
+    json->first = true;
+    return true;
+}
+
+static inline bool fh_json_object(fh_json *json) { return fh_json_enter(json, '{'); }
+static inline bool fh_json_array(fh_json *json) { return fh_json_enter(json, '['); }
+
+/* Behind the closing bracket. */
+static inline bool fh_json_leave(fh_json *json)
+{
+    json->at++;
+    json->depth--;
+    json->first = false;
+    return false;
+}
+
+static inline bool fh_json_key(fh_json *json, fh_key *key)
+{
+    const char *at = json->at;
+    if (*at == '}' && at < json->end) return fh_json_leave(json);
+    if (FH_UNLIKELY(!json->first && *at++ != ',')) return fh_json_key_slow(json, key);
+    if (FH_UNLIKELY(*at++ != '"')) return fh_json_key_slow(json, key);
+    unsigned size = fh_scan_special(at);
+    if (FH_UNLIKELY(size == 16 || at[size] != '"' || at[size + 1] != ':')) return fh_json_key_slow(json, key);
+    if (FH_UNLIKELY(at + size + 2 > json->end)) return fh_json_key_slow(json, key);
+    key->at = at;
+    key->size = size;
+    key->escaped = false;
+    json->at = at + size + 2;
+    json->first = false;
+    return true;
+}
+
+static inline bool fh_json_element(fh_json *json)
+{
+    char byte = *json->at;
+    if (FH_UNLIKELY(json->at >= json->end)) return fh_json_element_slow(json);
+    if (byte == ']') return fh_json_leave(json);
+    if (json->first) {
+        if (FH_UNLIKELY((unsigned char)byte <= ' ')) return fh_json_element_slow(json);
+        json->first = false;
+        return true;
+    }
+    if (FH_UNLIKELY(byte != ',' || json->at[1] == ']')) return fh_json_element_slow(json);
+    json->at++;
+    return true;
+}
+
+static inline char fh_json_peek(fh_json *json)
+{
+    if (FH_UNLIKELY(json->at >= json->end || (unsigned char)*json->at <= ' ')) return fh_json_peek_slow(json);
+    return *json->at;
+}
+
+static inline bool fh_json_string(fh_json *json, fh_text *text)
+{
+    const char *at = json->at + 1;
+    unsigned size = fh_scan_special(at);
+    if (FH_UNLIKELY(at[-1] != '"' || size == 16 || at[size] != '"' || at + size + 1 > json->end))
+        return fh_json_string_slow(json, text);
+    text->at = at;
+    text->size = size;
+    text->escaped = false;
+    json->at = at + size + 1;
+    return true;
+}
+
+/* Behind a number of the usual shape that ends at `at`, quoted or not; NULL to take the slow path. */
+static inline const char *fh_json_number_end(const fh_json *json, const char *at, bool quoted)
+{
+    if (quoted ? *at++ != '"' : (*at | 0x20) == 'e') return NULL;
+    return at <= json->end ? at : NULL;
+}
+
+static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
+{
+    bool quoted = *json->at == '"';
+    const char *at = json->at + quoted, *next;
+    unsigned whole, size;
+    if (FH_UNLIKELY(!fh_scan_number(at, &whole, &size) || !fh_scan_decimal(at, whole, size, decimal))) return false;
+    if (FH_UNLIKELY(!(next = fh_json_number_end(json, at + size, quoted)))) return false;
+    json->at = next;
+    return true;
+}
+
+static inline bool fh_json_decimal(fh_json *json, fh_decimal *decimal)
+{
+    return FH_LIKELY(fh_json_decimal_usual(json, decimal)) || fh_json_decimal_slow(json, decimal);
+}
+
+static inline bool fh_json_uint(fh_json *json, uint64_t *value)
+{
+    bool quoted = *json->at == '"';
+    const char *at = json->at + quoted, *next;
+    unsigned whole, size;
+    if (FH_UNLIKELY(!fh_scan_number(at, &whole, &size) || size != whole || (*at == '0' && whole > 1)))
+        return fh_json_uint_slow(json, value);
+    if (FH_UNLIKELY(!(next = fh_json_number_end(json, at + size, quoted)))) return fh_json_uint_slow(json, value);
+    *value = fh_scan_digits16(at, whole);
+    json->at = next;
+    return true;
+}
+
+static inline bool fh_json_skip(fh_json *json)
+{
+    fh_text text;
+    return *json->at == '"' ? fh_json_string(json, &text) : fh_json_skip_slow(json);
+}
+
+static inline bool fh_json_time_ms(fh_json *json, uint64_t *ns)
+{
+    uint64_t ms;
+    if (!fh_json_uint(json, &ms)) return false;
+    if (FH_UNLIKELY(ms == 0 || ms >= FH_TIME_MS_MAX)) return fh_json_fail(json, FH_ERROR_RANGE);
+    *ns = ms * 1000000;
+    return true;
+}
 
 #endif

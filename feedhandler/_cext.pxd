@@ -6,6 +6,7 @@ cdef extern from "<stdbool.h>" nogil:
 
 cdef extern from "include/feedhandler.h" nogil:
     uint32_t FH_ABI_VERSION
+    uint64_t FH_SCHEMA_HASH
     uint64_t FH_SLOT_SIZE
     uint64_t FH_CLAIM_BLOCK
     int64_t FH_UNDEFINED
@@ -111,6 +112,7 @@ cdef extern from "include/feedhandler.h" nogil:
         uint64_t claim
         uint64_t head
         uint32_t wake_seq
+        uint32_t wake_fenced
         uint64_t wake_last_ns
         uint64_t heartbeat_ns
     ctypedef struct fh_instrument:
@@ -177,14 +179,62 @@ cdef extern from "include/feedhandler.h" nogil:
         uint64_t latch_book
         fh_state_l1 l1[2]
         fh_state_book book[2]
+    ctypedef struct fh_reader_cursor:
+        uint64_t cursor
+        uint64_t lost
     ctypedef struct fh_reader_slot:
         uint32_t pid
         uint64_t pid_start
         uint64_t polled_ns
         char name[40]
+        fh_reader_cursor ring[256]
     ctypedef struct fh_readers:
         fh_file file
         uint32_t waiting[256]
+
+cdef extern from "include/feedhandler_reader.h" nogil:
+    enum:
+        FH_FEED_OK, FH_FEED_EMPTY, FH_FEED_LAPPED, FH_FEED_NEW_RING, FH_FEED_SMALL, FH_FEED_BUSY, FH_FEED_ABSENT, FH_FEED_BAD
+    ctypedef struct fh_ring_reader:
+        const fh_ring *ring
+        const fh_record *slots
+        uint64_t slot_count
+        uint64_t position
+        uint64_t lost
+        uint64_t dropped
+    int fh_ring_map(fh_ring_reader *reader, const char *path, char *error, size_t error_size)
+    void fh_ring_unmap(fh_ring_reader *reader)
+    int fh_ring_batch(fh_ring_reader *reader, const fh_record **first, size_t *count, uint64_t *lost)
+    bint fh_ring_valid(const fh_ring_reader *reader)
+    bint fh_ring_advance(fh_ring_reader *reader, size_t count)
+    const fh_record *fh_ring_peek(const fh_ring_reader *reader, uint64_t position, int *there)
+    bint fh_ring_is(const fh_record *record, uint32_t code)
+    int fh_state_read_l1(const fh_state_row *row, fh_state_l1 *out)
+    int fh_state_read_book(const fh_state_row *row, fh_state_book *out)
+
+cdef extern from "include/feedhandler_feed.h" nogil:
+    ctypedef struct fh_feed:
+        const fh_file *instruments
+        const fh_file *state
+        fh_readers *readers
+        fh_reader_slot *slot
+        uint32_t ring_count
+        uint32_t turn
+        fh_ring_reader ring[256]
+    ctypedef struct fh_feed_news:
+        size_t count
+        uint32_t worker
+        uint64_t lost
+    int fh_feed_open(fh_feed *feed, const char *name, char *error, size_t error_size)
+    void fh_feed_close(fh_feed *feed)
+    int fh_feed_poll(fh_feed *feed, fh_record *out, size_t max, fh_feed_news *news)
+    int fh_feed_idle(fh_feed *feed, fh_record *out, fh_feed_news *news)
+    bint fh_feed_held(const fh_feed *feed, const fh_ring_reader *reader)
+    bint fh_feed_hold(fh_feed *feed, fh_ring_reader *reader, const fh_record *moved_in)
+    bint fh_feed_pending(const fh_feed *feed)
+    void fh_feed_wait(fh_feed *feed, uint64_t timeout_ns)
+    const fh_state_row *fh_feed_state(const fh_feed *feed, uint32_t instrument)
+    uint64_t fh_clock_mono_ns()
 
 cdef extern from "fh_error.h" nogil:
     enum:
@@ -215,6 +265,7 @@ cdef extern from "fh_json.h" nogil:
     ctypedef fh_text fh_key
     bool_t fh_key_is(const fh_key *key, const char *name)
     void fh_json_open(fh_json *json, const char *text, size_t size)
+    bool_t fh_json_fail(fh_json *json, int error)
     int fh_json_close(fh_json *json)
     bool_t fh_json_object(fh_json *json)
     bool_t fh_json_key(fh_json *json, fh_key *key)
@@ -223,10 +274,12 @@ cdef extern from "fh_json.h" nogil:
     char fh_json_peek(fh_json *json)
     bool_t fh_json_string(fh_json *json, fh_text *text)
     bool_t fh_json_decimal(fh_json *json, fh_decimal *decimal)
+    bool_t fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
     bool_t fh_json_uint(fh_json *json, uint64_t *value)
     bool_t fh_json_int(fh_json *json, int64_t *value)
     bool_t fh_json_bool(fh_json *json, bool_t *value)
     bool_t fh_json_null(fh_json *json)
+    bool_t fh_json_absent(fh_json *json)
     bool_t fh_json_skip(fh_json *json)
     bool_t fh_json_raw(fh_json *json, fh_text *text)
     bool_t fh_json_time_ms(fh_json *json, uint64_t *ns)
@@ -290,6 +343,7 @@ cdef extern from "fh_batch.h" nogil:
     void fh_batch_mark(fh_batch *batch)
     void fh_batch_rollback(fh_batch *batch)
     fh_event *fh_batch_event(fh_batch *batch, uint8_t kind)
+    int fh_batch_change(fh_batch *batch, uint8_t side, const fh_decimal *price, const fh_decimal *size, uint32_t order_count)
     int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
     int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
     int fh_batch_scale(fh_batch *batch, fh_event *event, const fh_instrument *row)
@@ -302,6 +356,7 @@ cdef extern from "fh_book.h" nogil:
     ctypedef struct fh_chain:
         uint64_t last
         uint8_t state
+        uint32_t old_run
     enum:
         FH_VERDICT_APPLY, FH_VERDICT_OLD, FH_VERDICT_GAP, FH_VERDICT_AHEAD
     ctypedef struct fh_level:
@@ -347,6 +402,7 @@ cdef extern from "fh_ring.h" nogil:
     int fh_ring_create(fh_writer *writer, int dir_fd, uint32_t worker, uint64_t slot_count, uint64_t generation)
     int fh_ring_resume(fh_writer *writer, int dir_fd, uint32_t worker)
     void fh_ring_close(fh_writer *writer)
+    void fh_ring_put(fh_writer *writer, const fh_record *record)
     fh_record *fh_ring_slot(fh_writer *writer)
     void fh_ring_commit(fh_writer *writer)
     void fh_ring_flush(fh_writer *writer)
@@ -365,6 +421,9 @@ cdef extern from "fh_state.h" nogil:
     void fh_table_close(fh_table *table)
     void fh_state_put_l1(fh_state_row *row, const fh_state_l1 *value)
     void fh_state_put_book(fh_state_row *row, const fh_book *book, const fh_state_book *head)
+    void fh_state_give(fh_state_row *row, uint32_t worker)
+    uint32_t fh_state_owner(const fh_state_row *row)
+    uint32_t fh_state_mark_stale(fh_table *table, uint32_t worker, uint64_t position)
 
 cdef extern from "fh_counters.h" nogil:
     enum:

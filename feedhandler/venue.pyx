@@ -10,10 +10,11 @@ All of a venue's limits are in `profiles`: one capacity profile per endpoint (UR
 form described in `feedhandler/venues/README.md`.
 """
 import dataclasses
+import decimal
 import re
 
-from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
 from feedhandler._cext cimport *
 
 CHANNELS = ("trade", "agg_trade", "quote", "book", "ticker", "mark", "index", "funding",
@@ -84,6 +85,7 @@ class Ack:
     accepted: bool = True
     reason: str = ""    # of a refusal, in the venue's words
     missing: tuple = () # wires the venue left out without an error
+    wires: tuple | None = None  # exactly these were accepted, () being none; anything else asked was left out. None: not a list
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -226,3 +228,173 @@ cdef class Venue:
     def instruments(self, bodies):
         """Instruments of those answers (list of bytes, in order)."""
         return []
+
+    # -- a look inside, for tests and debugging ---------------------------------------------------------------
+
+    def inspect(self, bytes payload, bytes behind=b"", bint accept_inexact=False, uint64_t ts_recv_ns=0):
+        """What decode() makes of one text frame, as a dict.
+
+        status: how many events, or the negative fh_error; error: its name, "" if none; control, ignored,
+        unlisted: as in fh_batch; events: one dict an event. behind: the bytes that follow the frame in the
+        receive buffer, which a decoder must never take for its own."""
+        return self._look(payload, behind, accept_inexact, ts_recv_ns, FH_INSTRUMENT_NONE)
+
+    def inspect_snapshot(self, bytes body, uint32_t instrument, bytes behind=b"", bint accept_inexact=False,
+                         uint64_t ts_recv_ns=0):
+        """The same of decode_snapshot()."""
+        if instrument >= self.row_max:
+            raise VenueError(f"{self.name}: instrument id {instrument} is above the table's {self.row_max} rows")
+        return self._look(body, behind, accept_inexact, ts_recv_ns, instrument)
+
+    def events(self, bytes payload):
+        """The events of one text frame as dicts; prices, sizes and rates are exact Decimals, None: undefined.
+        VenueError names the fh_error of a frame that has none."""
+        seen = self.inspect(payload)
+        if seen["error"]:
+            raise VenueError(f"{self.name}: {seen['error']}: {payload[:200]!r}")
+        return seen["events"]
+
+    def chain_step(self, str state, uint64_t last, dict book, uint32_t old_run=0):
+        """What chain() says of a book event (a dict of events()): (verdict, state, last), words in lower case."""
+        cdef fh_chain chain
+        cdef fh_event event
+        memset(&event, 0, sizeof(event))
+        event.kind = FH_LEVEL
+        event.flags = book["flags"]
+        event.sequence = book["sequence"]
+        event.body.book.first = book["first"] or 0
+        event.body.book.last = book["last"]
+        event.body.book.prev = book["prev"] or 0
+        event.body.book.has_first = book["first"] is not None
+        event.body.book.has_prev = book["prev"] is not None
+        event.body.book.window = book["window"]
+        chain.last = last
+        chain.old_run = old_run
+        chain.state = CHAIN_STATES.index(state)
+        verdict = self.chain(&chain, &event)
+        return VERDICTS[verdict], CHAIN_STATES[chain.state], chain.last
+
+    def checksum_step(self, uint32_t instrument, list levels, dict book):
+        """What checksum() says of a book event (a dict of events()) when the book holds these levels, each
+        (side, price, size) as in events(): 1 right, 0 wrong, -1 none sent."""
+        cdef fh_instrument *row = &self.rows[instrument]
+        cdef fh_book held
+        cdef fh_event event
+        memset(&event, 0, sizeof(event))
+        event.instrument = instrument
+        event.body.book.has_checksum = book["checksum"] is not None
+        event.body.book.checksum = book["checksum"] or 0
+        if fh_book_init(&held, max(1, len(levels))) != FH_OK:
+            raise MemoryError("no memory for a book")
+        try:
+            for side, price, size in levels:
+                fh_book_set(&held, FH_BID if side == "bid" else FH_ASK, int(price.scaleb(-row.price_exponent)),
+                            int(size.scaleb(-row.size_exponent)))
+            return self.checksum(&held, &event, row)
+        finally:
+            fh_book_free(&held)
+
+    def _look(self, bytes text, bytes behind, bint accept_inexact, uint64_t ts_recv_ns, uint32_t snapshot_of):
+        # A buffer of its own, exactly as long as the promise of fh_json.h: a memory checker sees a read too far.
+        cdef size_t size = len(text), pad = max(FH_JSON_PAD, len(behind))
+        cdef char *buffer = <char *>malloc(size + pad)
+        cdef fh_batch batch
+        if buffer == NULL or fh_batch_init(&batch, INSPECT_EVENT_MAX, INSPECT_CHANGE_MAX) != FH_OK:
+            free(buffer)
+            raise MemoryError("no memory to decode one frame")
+        memset(buffer, 0, size + pad)
+        memcpy(buffer, <const char *>text, size)
+        memcpy(buffer + size, <const char *>behind, len(behind))
+        fh_batch_clear(&batch)
+        batch.accept_inexact = accept_inexact
+        try:
+            if snapshot_of == FH_INSTRUMENT_NONE:
+                status = self.decode(buffer, size, ts_recv_ns, &batch)
+            else:
+                status = self.decode_snapshot(buffer, size, snapshot_of, ts_recv_ns, &batch)
+            return {"status": status, "error": ERRORS.get(status, ""), "control": bool(batch.control),
+                    "ignored": batch.ignored, "unlisted": batch.unlisted,
+                    "events": [_event_dict(&batch, &batch.events[index], &self.rows[batch.events[index].instrument])
+                               for index in range(batch.event_count)]}
+        finally:
+            fh_batch_free(&batch)
+            free(buffer)
+
+
+cdef enum:
+    INSPECT_EVENT_MAX = 8192    # the largest all-market array has about 700 elements of three events
+    INSPECT_CHANGE_MAX = 32768  # the largest REST snapshot has 5,000 levels a side
+
+ERRORS = {FH_ERROR_MALFORMED: "malformed", FH_ERROR_UNKNOWN: "unknown", FH_ERROR_SYMBOL: "symbol",
+          FH_ERROR_FULL: "full", FH_ERROR_DIGITS: "digits", FH_ERROR_MISSING: "missing", FH_ERROR_RANGE: "range",
+          FH_ERROR_DEPTH: "depth", FH_ERROR_SYSTEM: "system"}
+CHAIN_STATES = ("waiting", "seeded", "live")
+VERDICTS = {FH_VERDICT_APPLY: "apply", FH_VERDICT_OLD: "old", FH_VERDICT_GAP: "gap", FH_VERDICT_AHEAD: "ahead"}
+SIDES = {FH_SIDE_NONE: None, FH_BID: "bid", FH_ASK: "ask"}
+WORDS = {  # the words of a record's body: name and scale (price, size, rate, time or count)
+    FH_QUOTE: ("quote", "bid_price:price bid_size:size ask_price:price ask_size:size"),
+    FH_MARK: ("mark", "price:price"),
+    FH_INDEX: ("index", "price:price"),
+    FH_OPEN_INTEREST: ("open_interest", "size:size value:price"),
+    FH_CANDLE: ("candle", "open:price high:price low:price close:price volume:size quote_volume:price "
+                          "start_ns:count"),
+    FH_TICKER: ("ticker", "last:price open:price high:price low:price volume:size quote_volume:price "
+                          "average:price count:count"),
+}
+
+
+cdef object _number(int64_t mantissa, int exponent):
+    return None if mantissa == FH_UNDEFINED else decimal.Decimal(mantissa).scaleb(exponent)
+
+
+cdef dict _event_dict(const fh_batch *batch, const fh_event *event, const fh_instrument *row):
+    cdef dict out = {"instrument": event.instrument, "channel": CHANNELS[event.channel], "flags": event.flags,
+                     "ts_event_ns": event.ts_event_ns, "sequence": event.sequence, "slot_count": event.slot_count}
+    cdef fh_record record
+    memcpy(&record.body, &event.body, sizeof(record.body))
+    if event.kind == FH_LEVEL:
+        return out | _book_dict(batch, event, row)
+    if event.kind == FH_TRADE:
+        return out | {"kind": "trade", "price": _number(record.body.trade.price, row.price_exponent),
+                      "size": _number(record.body.trade.size, row.size_exponent), "trade_id": record.body.trade.trade_id,
+                      "aggressor": SIDES[record.body.trade.aggressor], "aggregate": bool(record.body.trade.aggregate),
+                      "count": record.body.trade.count}
+    if event.kind == FH_LIQUIDATION:
+        return out | {"kind": "liquidation", "price": _number(record.body.liquidation.price, row.price_exponent),
+                      "size": _number(record.body.liquidation.size, row.size_exponent),
+                      "order_id": record.body.liquidation.order_id, "side": SIDES[record.body.liquidation.side]}
+    if event.kind == FH_FUNDING:
+        return out | {"kind": "funding", "rate": _number(record.body.funding.rate_e12, -12),
+                      "predicted": _number(record.body.funding.predicted_e12, -12), "next_ns": record.body.funding.next_ns,
+                      "interval_s": record.body.funding.interval_s}
+    if event.kind == FH_GREEKS:
+        names = "delta gamma vega theta rho bid_iv ask_iv mark_iv underlying rate".split()
+        return out | {"kind": "greeks"} | {name: (<const double *>&event.body)[index] for index, name in enumerate(names)}
+    return out | _words_dict(event, row)
+
+
+cdef dict _words_dict(const fh_event *event, const fh_instrument *row):
+    kind, words = WORDS[event.kind]
+    cdef dict out = {"kind": kind}
+    cdef dict exponents = {"price": row.price_exponent, "size": row.size_exponent}
+    for index, word in enumerate(words.split()):
+        name, scale = word.split(":")
+        value = event.body.word[index]
+        out[name] = _number(value, exponents.get(scale, 0)) if value == FH_UNDEFINED or scale != "count" else value
+    if event.kind == FH_CANDLE:
+        out["count"] = event.body.word[7] & 0xffffffff
+        out["interval_s"] = (event.body.word[7] >> 32) & 0xffffffff
+    return out
+
+
+cdef dict _book_dict(const fh_batch *batch, const fh_event *event, const fh_instrument *row):
+    cdef const fh_book_event *book = &event.body.book
+    cdef const fh_change *change
+    levels = []
+    for index in range(book.change_begin, book.change_begin + book.change_count):
+        change = &batch.changes[index]
+        levels.append((SIDES[change.side], _number(change.price, row.price_exponent),
+                       _number(change.size, row.size_exponent)) + ((change.order_count,) if change.order_count else ()))
+    return {"kind": "book", "first": book.first if book.has_first else None, "last": book.last,
+            "prev": book.prev if book.has_prev else None, "checksum": book.checksum if book.has_checksum else None,
+            "window": bool(book.window), "snapshot": bool(event.flags & FH_SNAPSHOT), "levels": levels}

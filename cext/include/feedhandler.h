@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * feedhandler.h: the shared memory of one feedhandler instance, and a reader for it.
+ * feedhandler.h: the shared memory of one feedhandler instance. feedhandler_reader.h reads it.
  *
  * Who writes:   each file has one writer (worker n: worker-<n>.ring and its rows of `state`; the
  *               supervisor: `instruments`); each reader writes only its own slot of `readers`.
@@ -10,13 +10,14 @@
  * After a crash: a killed writer leaves no torn record; its successor resumes the same ring at the
  *               first uncommitted position with a STATUS EPOCH record.
  *
- * C11 and C++17, header only, no allocation after fh_feed_open(). All integers are little-endian.
+ * C11 and C++17. All integers are little-endian.
  */
 #ifndef FEEDHANDLER_H
 #define FEEDHANDLER_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 #define FH_STATIC_ASSERT(test, text) static_assert(test, text)
@@ -26,9 +27,11 @@ extern "C" {
 #endif
 
 #define FH_ABI_VERSION 1u            /* raised whenever a byte below moves */
+#define FH_SCHEMA_HASH 0x95aaacb37dc5d405ull /* FNV-1a of the layout text below; a test says the new value */
 #define FH_CACHE_LINE 64u
 #define FH_SLOT_SIZE 64u
 #define FH_CLAIM_BLOCK 64u           /* positions the writer claims at a time */
+#define FH_WAKE_GAP_NS 50000         /* a writer wakes at most once in this time */
 #define FH_UNDEFINED INT64_MIN       /* a number the venue did not send, or that does not fit */
 #define FH_INSTRUMENT_NONE UINT32_MAX /* a record of the whole ring, not of one instrument */
 #define FH_BOOK_TOP 20               /* levels a side kept in `state` */
@@ -107,9 +110,9 @@ FH_STATIC_ASSERT(offsetof(fh_record, body) == 32, "offset of body");
 /* First page of every file: what it is, and who made it. magic is stored last, with release. */
 typedef struct fh_file {
     uint64_t magic;       /* FH_MAGIC_* */
-    uint32_t abi_version, header_size; /* data starts at header_size, a multiple of 4096 */
+    uint32_t abi_version, header_size; /* data starts at header_size: 4096; in counters after this head */
     uint64_t schema_hash; /* FH_SCHEMA_HASH of the writer's build */
-    uint64_t total_size;  /* bytes of the file */
+    uint64_t total_size;  /* bytes of the file, header included */
     uint64_t generation;  /* of the manifest that announced it */
     uint64_t created_ns;
     uint32_t row_size, row_max; /* instruments, state, readers: geometry of the rows */
@@ -130,14 +133,14 @@ typedef struct fh_ring {
     uint64_t epoch;       /* +1 each time a writer takes the ring */
     uint32_t pid, state;  /* of the writer; state: enum fh_ring_state */
     uint64_t pid_start;   /* /proc/<pid>/stat field 22, so that a reused pid is told apart */
-    uint64_t changed;     /* how many INSTRUMENT_CHANGED records the ring has carried */
+    uint64_t changed;     /* position after the last EPOCH, INSTRUMENT_CHANGED or MOVED_IN: a span from here on holds none */
     uint64_t pad2[12];
     uint64_t claim;       /* slots below this position may be being written */
     uint64_t pad3[15];
     uint64_t head;        /* every event below this position is complete, and `state` reflects it */
     uint64_t pad4[15];
     uint32_t wake_seq;    /* futex word */
-    uint32_t pad5;
+    uint32_t wake_fenced; /* 1: the writer is registered for membarrier, so that a waiter's fence reaches it */
     uint64_t wake_last_ns; /* CLOCK_MONOTONIC of the last wake */
     uint64_t pad6[14];
     uint64_t heartbeat_ns; /* CLOCK_MONOTONIC, stored at least every 10 ms while the worker's loop turns */
@@ -232,6 +235,33 @@ typedef struct fh_readers {
 
 FH_STATIC_ASSERT(sizeof(fh_readers) == 4096, "one page of readers head");
 FH_STATIC_ASSERT(sizeof(fh_reader_slot) == 64 + 16 * FH_RING_MAX, "a reader's slot");
+
+/* Atomic words. Copies are vectors, but words under TSan. GCC and Clang move no access over a fence, atomic or not. */
+#define fh_load_relaxed(word) __atomic_load_n((word), __ATOMIC_RELAXED)
+#define fh_load_acquire(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
+#define fh_store_relaxed(word, value) __atomic_store_n((word), (value), __ATOMIC_RELAXED)
+#define fh_store_release(word, value) __atomic_store_n((word), (value), __ATOMIC_RELEASE)
+#define fh_fence_acquire() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+#define fh_fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define FH_WORD_COPY 1
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define FH_WORD_COPY 1
+#endif
+typedef uint64_t __attribute__((may_alias)) fh_word;
+
+/* Copy size bytes, a multiple of 8, that another process may be writing (or, on a writer's side, reading). */
+static inline void fh_copy(void *to, const void *from, size_t size)
+{
+#ifdef FH_WORD_COPY
+    for (size_t i = 0; i < size / 8; i++)
+        fh_store_relaxed((fh_word *)to + i, fh_load_relaxed((const fh_word *)from + i));
+#else
+    memcpy(to, from, size);
+#endif
+}
 
 #ifdef __cplusplus
 }

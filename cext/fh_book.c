@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fh_book.h"
+#include <stdlib.h>
+#include <string.h>
+#include "fh_crc32.h"
+
+#define TAIL_SEARCH 8        /* levels from the best that are looked at one by one: most changes are near the touch */
+#define KRAKEN_DEPTH 10
+#define OKX_DEPTH 25
+#define NUMBER_SIZE_MAX 48   /* bytes fh_decimal_format() may write */
+
+int fh_book_init(fh_book *book, uint32_t level_max)
+{
+    *book = (fh_book){ .bid.max = level_max, .ask.max = level_max };
+    book->bid.level = calloc(level_max, sizeof(fh_level));
+    book->ask.level = calloc(level_max, sizeof(fh_level));
+    if (book->bid.level && book->ask.level) return FH_OK;
+    fh_book_free(book);
+    return FH_ERROR_SYSTEM;
+}
+
+void fh_book_free(fh_book *book)
+{
+    free(book->bid.level);
+    free(book->ask.level);
+    *book = (fh_book){0};
+}
+
+void fh_book_clear(fh_book *book) { book->bid.count = book->ask.count = 0; }
+
+/* Goodness of a price: larger is better. An ask's is ~price, which falls as the price rises. */
+static inline int64_t goodness(int64_t price, int64_t flip) { return price ^ flip; }
+
+/* First index whose price is at least as good. From the best down, then by halves without branches. */
+static inline uint32_t lower_bound(const fh_side_array *side, int64_t wanted, int64_t flip)
+{
+    const fh_level *level = side->level;
+    uint32_t count = side->count, tail = count < TAIL_SEARCH ? 0 : count - TAIL_SEARCH;
+    for (uint32_t index = count; index > tail; index--)
+        if (goodness(level[index - 1].price, flip) < wanted) return index;
+    uint32_t base = 0;
+    for (uint32_t left = tail; left > 0; left -= left / 2 + (left & 1)) {
+        uint32_t half = left / 2 + (left & 1);
+        base = goodness(level[base + half - 1].price, flip) < wanted ? base + half : base;
+    }
+    return base;
+}
+
+static int remove_level(fh_side_array *side, uint32_t index)
+{
+    uint32_t behind = side->count - 1 - index;
+    memmove(&side->level[index], &side->level[index + 1], behind * sizeof(fh_level));
+    side->count--;
+    return (int)behind;
+}
+
+/* A new price at index. A full side lets its worst level go, or refuses the new one if that is the worst. */
+static int insert_level(fh_book *book, fh_side_array *side, uint32_t index, fh_level level)
+{
+    if (side->count == side->max) {
+        book->levels_refused++;
+        if (index == 0) return -1;
+        remove_level(side, 0);
+        index--;
+    }
+    uint32_t behind = side->count - index;
+    memmove(&side->level[index + 1], &side->level[index], behind * sizeof(fh_level));
+    side->level[index] = level;
+    side->count++;
+    return (int)behind;
+}
+
+int fh_book_set(fh_book *book, uint8_t side_name, int64_t price, int64_t size)
+{
+    fh_side_array *side = side_name == FH_BID ? &book->bid : &book->ask;
+    int64_t flip = side_name == FH_BID ? 0 : -1;
+    if (FH_UNLIKELY(price == FH_UNDEFINED)) {
+        book->levels_refused++;
+        return -1;
+    }
+    uint32_t index = lower_bound(side, goodness(price, flip), flip);
+    bool present = index < side->count && side->level[index].price == price;
+    if (present && size == 0) return remove_level(side, index);
+    if (!present && size == 0) {
+        book->deletes_absent++;
+        return -1;
+    }
+    if (!present) return insert_level(book, side, index, (fh_level){ price, size });
+    if (side->level[index].size == size) return -1;
+    side->level[index].size = size;
+    return (int)(side->count - 1 - index);
+}
+
+static void truncate_side(fh_side_array *side, uint32_t depth)
+{
+    if (side->count <= depth) return;
+    memmove(side->level, &side->level[side->count - depth], depth * sizeof(fh_level));
+    side->count = depth;
+}
+
+void fh_book_truncate(fh_book *book, uint32_t depth)
+{
+    truncate_side(&book->bid, depth);
+    truncate_side(&book->ask, depth);
+}
+
+/* False if a value times its power leaves int64. An undefined size stays undefined. */
+static bool side_fits(const fh_side_array *side, int64_t price_power, int64_t size_power)
+{
+    int64_t product;
+    for (uint32_t index = 0; index < side->count; index++) {
+        fh_level level = side->level[index];
+        if (__builtin_mul_overflow(level.price, price_power, &product) || product == FH_UNDEFINED) return false;
+        if (level.size == FH_UNDEFINED) continue;
+        if (__builtin_mul_overflow(level.size, size_power, &product) || product == FH_UNDEFINED) return false;
+    }
+    return true;
+}
+
+static void rescale_side(fh_side_array *side, int64_t price_power, int64_t size_power)
+{
+    for (uint32_t index = 0; index < side->count; index++) {
+        fh_level *level = &side->level[index];
+        level->price *= price_power;
+        if (level->size != FH_UNDEFINED) level->size *= size_power;
+    }
+}
+
+bool fh_book_rescale(fh_book *book, int price_power, int size_power)
+{
+    if (price_power < 0 || price_power > FH_DIGITS_MAX || size_power < 0 || size_power > FH_DIGITS_MAX) return false;
+    int64_t price = (int64_t)fh_power_of_ten[price_power], size = (int64_t)fh_power_of_ten[size_power];
+    if (!side_fits(&book->bid, price, size) || !side_fits(&book->ask, price, size)) return false;
+    rescale_side(&book->bid, price, size);
+    rescale_side(&book->ask, price, size);
+    return true;
+}
+
+/* The level at a depth from the best, or NULL. */
+static const fh_level *level_at(const fh_side_array *side, uint32_t depth)
+{
+    return depth < side->count ? &side->level[side->count - 1 - depth] : NULL;
+}
+
+/* Text of the top 10 of a side as Kraken hashes it: digits as sent, without dot and leading zeros. */
+static char *kraken_side(const fh_side_array *side, char *at)
+{
+    for (uint32_t depth = 0; depth < KRAKEN_DEPTH; depth++) {
+        const fh_level *level = level_at(side, depth);
+        if (!level) break;
+        if (level->price) at += fh_decimal_format(level->price, 0, at);
+        if (level->size) at += fh_decimal_format(level->size, 0, at);
+    }
+    return at;
+}
+
+uint32_t fh_book_crc_kraken(const fh_book *book, int price_digits, int size_digits)
+{
+    char text[2 * KRAKEN_DEPTH * 2 * NUMBER_SIZE_MAX];
+    (void)price_digits; /* a mantissa already holds every digit sent */
+    (void)size_digits;
+    char *end = kraken_side(&book->bid, kraken_side(&book->ask, text));
+    return fh_crc32(text, (size_t)(end - text));
+}
+
+static char *okx_level(const fh_level *level, int price_digits, int size_digits, char *at)
+{
+    at += fh_decimal_format(level->price, price_digits, at);
+    *at++ = ':';
+    at += fh_decimal_format(level->size, size_digits, at);
+    *at++ = ':';
+    return at;
+}
+
+uint32_t fh_book_crc_okx(const fh_book *book, int price_digits, int size_digits)
+{
+    char text[2 * OKX_DEPTH * 2 * (NUMBER_SIZE_MAX + 1)], *at = text;
+    for (uint32_t depth = 0; depth < OKX_DEPTH; depth++) {
+        const fh_level *bid = level_at(&book->bid, depth), *ask = level_at(&book->ask, depth);
+        if (bid) at = okx_level(bid, price_digits, size_digits, at);
+        if (ask) at = okx_level(ask, price_digits, size_digits, at);
+    }
+    return fh_crc32(text, at == text ? 0 : (size_t)(at - text) - 1); /* without the last colon */
+}

@@ -1,0 +1,3 @@
+from feedhandler.cli import main
+
+main(prog_name="feedhandler")
