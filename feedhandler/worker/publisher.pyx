@@ -27,13 +27,9 @@ from feedhandler.venue import CHANNELS
 cdef extern from *:
     """
     #include <stdint.h>
-    /* Release: a reader that sees the new count also sees the INSTRUMENT_CHANGED record before it.
-     * Pairs with the acquire load of fh_ring.changed in a reader. */
-    static inline void fh_word_increment(uint64_t *word) { __atomic_store_n(word, *word + 1, __ATOMIC_RELEASE); }
     #define FH_POOL_END UINT32_MAX /* behind the last of a list in a pool */
     """
     uint32_t NONE "FH_POOL_END"
-    void fh_word_increment(uint64_t *word) nogil
 
 cdef enum:
     EVENT_COUNT_MAX = 16384         # events of one frame: the largest all-market array has about 3,000
@@ -325,6 +321,7 @@ cdef class Publisher:
         cdef fh_instrument *row
         cdef fh_slot *slot = self.known(venue, self.batch.wanted_instrument)
         cdef int price_digits, size_digits, price_power, size_power
+        cdef uint64_t before
         if slot == NULL:
             return False
         row = &venue.rows[slot.instrument]
@@ -336,12 +333,12 @@ cdef class Publisher:
             return False
         if not self.rescale(slot, price_power, size_power):
             return False
+        before = <uint8_t>row.price_exponent | <uint64_t><uint8_t>row.size_exponent << 8
         row.price_exponent = slot.l1.price_exponent = <int8_t>(-price_digits)
         row.size_exponent = slot.l1.size_exponent = <int8_t>(-size_digits)
         self.counters.counter[FH_COUNTER_exponent_raised] += 1
         self.put_status(slot.instrument, FH_INSTRUMENT_CHANGED, 0, <uint64_t><int64_t>row.price_exponent,
-                        <uint64_t><int64_t>row.size_exponent, 0, session, ts_recv_ns)
-        fh_word_increment(&self.writer.ring.changed)
+                        <uint64_t><int64_t>row.size_exponent, before, session, ts_recv_ns)
         if slot.book_state == BOOK_LIVE:
             if self.put_book(slot, 0, session, ts_recv_ns):
                 self.put_status(slot.instrument, FH_LIVE, FH_CHANNEL_BOOK, 0, 0, 0, session, ts_recv_ns)
