@@ -85,7 +85,7 @@ class Ack:
     accepted: bool = True
     reason: str = ""    # of a refusal, in the venue's words
     missing: tuple = () # wires the venue left out without an error
-    wires: tuple = ()   # exactly these were accepted; anything else asked in that request was left out
+    wires: tuple | None = None  # exactly these were accepted, () being none; anything else asked was left out. None: not a list
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
