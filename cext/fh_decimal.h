@@ -29,7 +29,8 @@ typedef struct fh_decimal {
 int fh_decimal_parse(const char *text, size_t size, fh_decimal *decimal);
 
 /* Mantissa of decimal at 10^-digits. Sets FH_INEXACT in *flags (rounded half to even) where a non-zero
- * digit is lost, FH_OVERFLOW (answer FH_UNDEFINED) where int64 is too small. */
+ * digit is lost, FH_OVERFLOW (answer FH_UNDEFINED) where int64 is too small. A number that parsing cut off at just
+ * these digits stays cut off, not rounded. */
 int64_t fh_decimal_rescale(const fh_decimal *decimal, int digits, uint16_t *flags);
 
 /* Fewest fraction digits that hold decimal exactly: trailing zeros do not count. */

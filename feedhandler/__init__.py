@@ -1,1 +1,21 @@
-"""feedhandler: crypto market data from venue to strategy, through shared memory."""
+"""feedhandler: crypto market data from venue to strategy, through shared memory.
+
+    feed = feedhandler.attach("demo")
+    for record in feed:
+        ...
+"""
+
+
+def __getattr__(name):
+    # Loaded on first use: workers and the command line import this package and need no numpy.
+    if name in ("attach", "Feed", "FeedError"):
+        from feedhandler import reader
+        return getattr(reader, name)
+    raise AttributeError(f"module 'feedhandler' has no attribute {name!r}")
+
+
+def get_include():
+    """Folder of feedhandler.h and its two readers' headers, for a C compiler's -I."""
+    import pathlib
+    installed = pathlib.Path(__file__).with_name("include")
+    return str(installed if installed.is_dir() else pathlib.Path(__file__).resolve().parent.parent / "cext" / "include")

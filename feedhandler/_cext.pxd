@@ -179,11 +179,15 @@ cdef extern from "include/feedhandler.h" nogil:
         uint64_t latch_book
         fh_state_l1 l1[2]
         fh_state_book book[2]
+    ctypedef struct fh_reader_cursor:
+        uint64_t cursor
+        uint64_t lost
     ctypedef struct fh_reader_slot:
         uint32_t pid
         uint64_t pid_start
         uint64_t polled_ns
         char name[40]
+        fh_reader_cursor ring[256]
     ctypedef struct fh_readers:
         fh_file file
         uint32_t waiting[256]
@@ -203,6 +207,34 @@ cdef extern from "include/feedhandler_reader.h" nogil:
     int fh_ring_batch(fh_ring_reader *reader, const fh_record **first, size_t *count, uint64_t *lost)
     bint fh_ring_valid(const fh_ring_reader *reader)
     bint fh_ring_advance(fh_ring_reader *reader, size_t count)
+    const fh_record *fh_ring_peek(const fh_ring_reader *reader, uint64_t position, int *there)
+    bint fh_ring_is(const fh_record *record, uint32_t code)
+    int fh_state_read_l1(const fh_state_row *row, fh_state_l1 *out)
+    int fh_state_read_book(const fh_state_row *row, fh_state_book *out)
+
+cdef extern from "include/feedhandler_feed.h" nogil:
+    ctypedef struct fh_feed:
+        const fh_file *instruments
+        const fh_file *state
+        fh_readers *readers
+        fh_reader_slot *slot
+        uint32_t ring_count
+        uint32_t turn
+        fh_ring_reader ring[256]
+    ctypedef struct fh_feed_news:
+        size_t count
+        uint32_t worker
+        uint64_t lost
+    int fh_feed_open(fh_feed *feed, const char *name, char *error, size_t error_size)
+    void fh_feed_close(fh_feed *feed)
+    int fh_feed_poll(fh_feed *feed, fh_record *out, size_t max, fh_feed_news *news)
+    int fh_feed_idle(fh_feed *feed, fh_record *out, fh_feed_news *news)
+    bint fh_feed_held(const fh_feed *feed, const fh_ring_reader *reader)
+    bint fh_feed_hold(fh_feed *feed, fh_ring_reader *reader, const fh_record *moved_in)
+    bint fh_feed_pending(const fh_feed *feed)
+    void fh_feed_wait(fh_feed *feed, uint64_t timeout_ns)
+    const fh_state_row *fh_feed_state(const fh_feed *feed, uint32_t instrument)
+    uint64_t fh_clock_mono_ns()
 
 cdef extern from "fh_error.h" nogil:
     enum:
@@ -233,6 +265,7 @@ cdef extern from "fh_json.h" nogil:
     ctypedef fh_text fh_key
     bool_t fh_key_is(const fh_key *key, const char *name)
     void fh_json_open(fh_json *json, const char *text, size_t size)
+    bool_t fh_json_fail(fh_json *json, int error)
     int fh_json_close(fh_json *json)
     bool_t fh_json_object(fh_json *json)
     bool_t fh_json_key(fh_json *json, fh_key *key)

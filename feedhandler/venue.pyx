@@ -380,7 +380,7 @@ cdef dict _words_dict(const fh_event *event, const fh_instrument *row):
     for index, word in enumerate(words.split()):
         name, scale = word.split(":")
         value = event.body.word[index]
-        out[name] = value if scale == "count" else _number(value, exponents[scale])
+        out[name] = _number(value, exponents.get(scale, 0)) if value == FH_UNDEFINED or scale != "count" else value
     if event.kind == FH_CANDLE:
         out["count"] = event.body.word[7] & 0xffffffff
         out["interval_s"] = (event.body.word[7] >> 32) & 0xffffffff

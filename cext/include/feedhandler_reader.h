@@ -153,7 +153,8 @@ static inline int fh_ring_ready(fh_ring_reader *reader, uint64_t *lost)
 {
     int there = 1;
     if (!fh_ring_valid(reader)) {
-        uint64_t resume = fh_load_relaxed(&reader->ring->claim) - reader->slot_count + reader->slot_count / 4;
+        /* One earlier, for the flag that says whether an event ended there. */
+        uint64_t resume = fh_load_relaxed(&reader->ring->claim) - reader->slot_count + reader->slot_count / 4 - 1;
         reader->lost += resume - reader->position;
         reader->position = resume;
         reader->cut = 1;

@@ -156,7 +156,7 @@ def _table(name, market, feed, rate):
         table.add_column(heading, justify=side)
     busiest = sorted(feed.instruments, key=lambda row: (-market.moves.get(row.id, 0), row.id))[:ROWS_MAX]
     for row in sorted(busiest, key=lambda row: row.id):
-        last = feed.last(row)
+        last = feed.quote(row)
         if last is None:
             continue
         table.add_row(row.venue, row.canonical, *(_number(value) for value in (
@@ -185,7 +185,7 @@ def _result(name, feed, market, elapsed):
     for worker in counters:
         for key, value in worker.values().items():
             total[key] = total.get(key, 0) + value
-    status = [last.status for last in (feed.last(row) for row in feed.instruments) if last is not None]
+    status = [last.status for last in (feed.quote(row) for row in feed.instruments) if last is not None]
     return {"name": name, "seconds": round(elapsed, 3), "records": market.records, "frames": total["frames"],
             "trades": sum(market.trades.values()), "book_moves": sum(market.moves.values()),
             "books_live": status.count("LIVE"), "gaps": total["book_gaps"], "lost": feed.lost,

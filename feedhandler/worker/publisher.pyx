@@ -95,7 +95,7 @@ cdef inline const char *error_name(int error) noexcept nogil:
     return b"error"
 
 
-def channel_index(channel):
+cdef uint8_t channel_index(channel) except 255:
     """fh_channel of a channel's name or index."""
     if isinstance(channel, str):
         if channel not in CHANNELS:
@@ -954,6 +954,24 @@ cdef class Publisher:
             return None
         return self.batch.unlisted_symbol.at[:self.batch.unlisted_symbol.size].decode()
 
+    def carried(self):
+        """What the events of the last frame fed left behind, where it carries a venue's update id: a list of
+        (instrument, kind, id, bid price, bid size, ask price, ask size), of the quote itself or of the live book."""
+        cdef const fh_event *event
+        cdef fh_slot *slot
+        cdef uint32_t i
+        found = []
+        for i in range(self.batch.event_count):
+            event = &self.batch.events[i]
+            slot = &self.slots[event.instrument]
+            if event.kind == FH_QUOTE and event.sequence:
+                found.append((event.instrument, FH_QUOTE, event.sequence, event.body.word[0], event.body.word[1],
+                              event.body.word[2], event.body.word[3]))
+            elif event.kind == FH_LEVEL and slot.book_state == BOOK_LIVE and event.body.book.last == slot.chain.last:
+                found.append((event.instrument, FH_LEVEL, slot.chain.last, slot.touch[0], slot.touch[1],
+                              slot.touch[2], slot.touch[3]))
+        return found
+
     def last_frame(self):
         """(events, ignored, unlisted, control) of the last frame fed: what became of it."""
         return self.batch.event_count, self.batch.ignored, self.batch.unlisted, self.control
@@ -966,7 +984,7 @@ cdef class Publisher:
         """Keep a stream of an instrument: its row in `state` becomes ours, and a book gets its levels.
 
         Called once for every line that carries the stream. snapshot: "in_band", "rest" or "window"."""
-        cdef uint32_t index = channel_index(channel)
+        cdef uint8_t index = channel_index(channel)
         if self.slot_at(instrument_id) == NULL or instrument_id >= venue.row_max:
             raise ValueError(f"{venue.name} has no row {instrument_id}: add the instrument before its stream")
         if snapshot not in SEEDS:
@@ -990,7 +1008,7 @@ cdef class Publisher:
     def remove_stream(self, instrument_id, channel):
         """One line less. Behind the last one, what still arrives is dropped, and a book is forgotten."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
-        cdef uint32_t index = channel_index(channel)
+        cdef uint8_t index = channel_index(channel)
         cdef fh_stream *stream = &slot.stream[index]
         if stream.lines == 0:
             raise ValueError(f"instrument {instrument_id} has no {CHANNELS[index]} stream to remove")
@@ -1013,7 +1031,7 @@ cdef class Publisher:
     def resubscribed(self, instrument_id, channel):
         """The stream was asked for anew: first data is pending, and a book waits for its snapshot."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
-        cdef uint32_t index = channel_index(channel)
+        cdef uint8_t index = channel_index(channel)
         slot.stream[index].first_pending = 1
         if index != FH_CHANNEL_BOOK or slot.book_state == BOOK_NONE:
             return
@@ -1132,7 +1150,7 @@ cdef class Publisher:
     def stream_stats(self, instrument_id, channel):
         """(receive time of the last message, messages, gaps, state) of a stream."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
-        cdef uint32_t index = channel_index(channel)
+        cdef uint8_t index = channel_index(channel)
         cdef fh_stream *stream = &slot.stream[index]
         if index == FH_CHANNEL_BOOK:
             state = STATE_NAMES[slot.book_state]

@@ -1,0 +1,153 @@
+"""What a venue allows on one endpoint (class of addresses), as the plan and the budgets need it. Pure.
+
+A venue file holds a profile as a dict (feedhandler/venues/README.md). merge() applies an operator's overrides and
+answers a dict of the same form, which workers get too; Profile.read() checks one and gives it types.
+"""
+import dataclasses
+import fnmatch
+import json
+import re
+
+USE_PERCENT = 80  # of any documented limit shared by this address
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Window:
+    """n events in any per_s seconds."""
+    n: int
+    per_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Profile:
+    """Four kinds of budget: slots of a connection, budgets of the address, operations over time, data rate.
+    None: the venue publishes no limit."""
+    venue: str
+    endpoint: str
+    # slots of one connection
+    max_per_conn: int | None = None
+    soft_per_conn: int | None = None
+    max_args_chars_per_conn: int | None = None
+    weight_by_channel: tuple = ()      # (glob, weight): what a stream takes of max_per_conn
+    soft_by_channel: tuple = ()        # (glob, count): streams of this kind on one connection
+    exclusive: tuple = ()              # pairs of channels that one connection may not carry for one symbol
+    routing: tuple = ()                # (glob, delivered)
+    # budgets of the address, shared by all workers
+    max_open: int | None = None
+    counts_http: bool = False
+    max_per_ip: int | None = None
+    attempts: tuple = ()
+    # operations over time, on one connection
+    messages: tuple = ()
+    pace_ms: int = 0
+    # learned or given data rate of one connection
+    messages_per_s: int | None = None
+
+    @classmethod
+    def read(cls, profile):
+        """Of a profile dict. ValueError names what is not as it should be."""
+        where = f"{profile.get('venue', '?')}/{profile.get('endpoint', '?')}"
+        conn, sub, client = (_table(profile, key, where) for key in ("conn", "sub", "client_msg"))
+        return cls(
+            profile["venue"], profile["endpoint"],
+            *(_count(sub, key, where) for key in ("max_per_conn", "soft_per_conn", "max_args_chars_per_conn")),
+            tuple(sorted(_table(sub, "weight_by_channel", where).items())),
+            tuple(sorted(_table(sub, "soft_by_channel", where).items())),
+            tuple(tuple(pair) for pair in sub.get("exclusive") or ()),
+            tuple((route["channel_glob"], bool(route["delivered"])) for route in profile.get("routing") or ()),
+            _count(conn, "max_open", where), bool(conn.get("counts_http")), _count(sub, "max_per_ip", where),
+            _windows(conn.get("attempts"), where), _windows(client.get("windows"), where), int(client.get("pace_ms") or 0),
+            _count(_table(profile, "rate", where), "messages_per_s", where))
+
+    @property
+    def connections_usable(self):
+        """Connections this address may hold open at once, below the documented limit; None: unlimited."""
+        if self.max_open is None:
+            return None
+        return max(1, self.max_open * USE_PERCENT // 100 - (1 if self.counts_http else 0))
+
+    @property
+    def streams_usable(self):
+        """Streams this address may hold at once; None: unlimited."""
+        return None if self.max_per_ip is None else max(1, self.max_per_ip * USE_PERCENT // 100)
+
+    @property
+    def fill(self):
+        """Weight a connection is filled to; None: unlimited."""
+        limits = [limit for limit in (self.soft_per_conn, self.max_per_conn) if limit is not None]
+        return min(limits) if limits else None
+
+    def weight(self, wire):
+        return next((weight for glob, weight in self.weight_by_channel if fnmatch.fnmatchcase(channel_of(wire), glob)), 1)
+
+    def delivered(self, wire):
+        """Whether this endpoint delivers the stream at all: a refusal beats a wildcard."""
+        said = [(glob, delivered) for glob, delivered in self.routing
+                if fnmatch.fnmatchcase(wire, glob) or fnmatch.fnmatchcase(channel_of(wire), glob)]
+        named = [delivered for glob, delivered in said if glob != "*"] or [delivered for _, delivered in said]
+        return all(named) if named else not self.routing
+
+
+def channel_of(wire):
+    """The venue's channel in a wire text: the channel of a JSON argument, else the text itself."""
+    if not wire.startswith("{"):
+        return wire
+    try:
+        return str(json.loads(wire).get("channel", wire))
+    except ValueError:
+        return wire
+
+
+def _table(table, key, where):
+    value = table.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"profile {where}: {key} is {value!r}, expected a table")
+    return value
+
+
+def _count(table, key, where):
+    value = table.get(key)
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"profile {where}: {key} is {value!r}, expected a whole number above 0 or null")
+    return value
+
+
+def _windows(rows, where):
+    windows = tuple(Window(row["n"], float(row["per_s"])) for row in rows or ())
+    for window in windows:
+        if type(window.n) is not int or window.n < 1 or window.per_s <= 0:
+            raise ValueError(f"profile {where}: a window of {window.n!r} in {window.per_s!r} s, expected numbers above 0")
+    return windows
+
+
+_PLACES = {"max_per_conn": ("sub", "max_per_conn"), "soft_per_conn": ("sub", "soft_per_conn"), "max_per_ip": ("sub", "max_per_ip"),
+           "max_args_chars_per_conn": ("sub", "max_args_chars_per_conn"), "max_open": ("conn", "max_open"),
+           "attempts": ("conn", "attempts"), "messages": ("client_msg", "windows"), "pace_ms": ("client_msg", "pace_ms"),
+           "messages_per_s": ("rate", "messages_per_s")}
+
+
+def merge(profile, overrides):
+    """A copy of a profile dict with an operator's limits in their places. ValueError on an unknown limit or a bad value."""
+    merged = dict(profile)
+    for key, value in overrides.items():
+        if key not in _PLACES:
+            raise ValueError(f"limit {key!r} is not known; there are {', '.join(_PLACES)}")
+        table, field = _PLACES[key]
+        merged[table] = {**(merged.get(table) or {}), field: value}
+    Profile.read(merged)
+    return merged
+
+
+_UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "m": 60, "minute": 60, "h": 3600, "hour": 3600}
+
+
+def rest_window(profile):
+    """Window of the REST weight a profile documents as a sentence ("6000 weight/min/IP", "20 req/2s"); None: none."""
+    rest = profile.get("rest") or {}
+    for key in ("budget", "weight"):
+        found = re.search(r"([\d,]+) (?:weight|req\w*) ?(?:/|per) ?(\d*) ?(second|sec|s|minute|min|m|hour|h)\b", str(rest.get(key) or ""))
+        if found:
+            return Window(int(found[1].replace(",", "")), int(found[2] or 1) * _UNITS[found[3]])
+    return None
