@@ -358,6 +358,21 @@ def test_okx_documented_checksum(c_one):
     assert c_one.fh_book_crc_okx(ctypes.byref(book.at), 1, 0) == zlib.crc32(b"3366:6:3366.8:9:3368:8")
 
 
+def test_checksums_cover_ten_levels_at_kraken_and_twenty_five_at_okx(c_one):
+    source, book = random.Random(8), Book(c_one, 100)
+    for price in range(1, 41):
+        book.set(BID, 5000 - price, source.randint(1, 10**9))
+        book.set(ASK, 5000 + price * 10, source.randint(1, 10**9))
+    bids, asks = book.best_first(BID), book.best_first(ASK)
+    kraken = "".join(f"{price}{size}" for rows in (asks[:10], bids[:10]) for price, size in rows)
+    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 1, 8) == zlib.crc32(kraken.encode())
+
+    def plain(number, digits):
+        return f"{decimal.Decimal(number).scaleb(-digits).normalize():f}"
+    okx = ":".join(f"{plain(price, 2)}:{plain(size, 4)}" for pair in zip(bids[:25], asks[:25]) for price, size in pair)
+    assert c_one.fh_book_crc_okx(ctypes.byref(book.at), 2, 4) == zlib.crc32(okx.encode())
+
+
 def recorded(name):
     directory = csupport.captures()
     if directory is None:

@@ -320,6 +320,7 @@ cdef class Publisher:
         cdef fh_instrument *row
         cdef fh_slot *slot = self.known(venue, self.batch.wanted_instrument)
         cdef int price_digits, size_digits, price_power, size_power
+        cdef uint64_t before
         if slot == NULL:
             return False
         row = &venue.rows[slot.instrument]
@@ -331,11 +332,12 @@ cdef class Publisher:
             return False
         if not self.rescale(slot, price_power, size_power):
             return False
+        before = <uint8_t>row.price_exponent | <uint64_t><uint8_t>row.size_exponent << 8
         row.price_exponent = slot.l1.price_exponent = <int8_t>(-price_digits)
         row.size_exponent = slot.l1.size_exponent = <int8_t>(-size_digits)
         self.counters.counter[FH_COUNTER_exponent_raised] += 1
         self.put_status(slot.instrument, FH_INSTRUMENT_CHANGED, 0, <uint64_t><int64_t>row.price_exponent,
-                        <uint64_t><int64_t>row.size_exponent, 0, session, ts_recv_ns)
+                        <uint64_t><int64_t>row.size_exponent, before, session, ts_recv_ns)
         if slot.book_state == BOOK_LIVE:
             if self.put_book(slot, 0, session, ts_recv_ns):
                 self.put_status(slot.instrument, FH_LIVE, FH_CHANNEL_BOOK, 0, 0, 0, session, ts_recv_ns)
