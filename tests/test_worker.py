@@ -16,7 +16,8 @@ from feedhandler.worker.launcher import Launcher, LauncherError
 from feedhandler.worker.worker import WorkerOptions
 from wssupport import CLOSE, TEXT, book, close, frame, read_frame, serving, trade
 
-TRADE, LEVEL, STATUS = 1, 4, 13
+TRADE, LEVEL, STATUS = 1, 4, 32
+GAP, LIVE = 1, 4
 PROFILE = {"client_msg": {"credits": {"cost": 3000, "pool": 30000, "refill_per_s": 10000}}, "sub": {"ack": "per_request"},
            "liveness": {"server_ping": "app", "server_ping_s": 30}}
 numbers = itertools.count()
@@ -362,7 +363,6 @@ def test_a_cut_is_a_gap_in_the_ring_and_everything_comes_back(tmp_path):
             await supervisor.until(lambda: supervisor.streams[10].state == "LIVE" and venue.connected == 2)
             assert time.monotonic() - begin < 2
             await settled(venue, "trades.ETH-PERPETUAL.100ms", tmp_path, [trade(2, "ETH-PERPETUAL")], 2)
-            GAP, LIVE = 1, 4
             codes = status_codes(tmp_path, 1)
             assert GAP in codes and codes.index(GAP) > 0 and codes[-1] == LIVE
     run(go())
@@ -376,6 +376,28 @@ def test_a_gap_in_the_sequence_causes_one_resubscribe_and_a_new_snapshot(tmp_pat
             venue.feed("book.BTC-PERPETUAL.100ms", *[book(n, n - 1) for n in range(100, 300)])
             await supervisor.until(lambda: supervisor.streams[10].gaps and supervisor.streams[10].state == "LIVE")
             assert [entry[0] for entry in venue.seen[1:]] == ["public/subscribe", "public/unsubscribe", "public/subscribe"]
+    run(go())
+
+
+def test_two_lines_of_a_book_and_its_trades_give_each_event_once_and_losing_one_is_no_gap(tmp_path):
+    async def go():
+        async with instance(tmp_path) as (made, pid, config, venue, url, supervisor):
+            first = plan(url, (10, 1, "book"), (11, 1, "trade"), id=1)
+            supervisor.say(control.Assign(1, ROWS, [first]))
+            await supervisor.until(lambda: 10 in supervisor.streams and supervisor.streams[10].state == "LIVE")
+            await settled(venue, "trades.BTC-PERPETUAL.100ms", tmp_path, [trade(1)], 1)
+            supervisor.say(control.Assign(2, ROWS, [first, plan(url, (20, 1, "book"), (21, 1, "trade"), id=2)]))
+            await supervisor.until(lambda: 20 in supervisor.streams and supervisor.streams[20].state == "LIVE")
+            venue.change = 100
+            venue.feed("book.BTC-PERPETUAL.100ms", book(101, 20), book(102, 101))
+            await settled(venue, "trades.BTC-PERPETUAL.100ms", tmp_path, [trade(n) for n in range(2, 30)], 29)
+            await supervisor.until(lambda: supervisor.streams[21].state == "LIVE")
+            next(iter(venue.clients)).transport.abort()
+            await supervisor.until(lambda: supervisor.sessions[1].reconnects == 1 and supervisor.streams[11].state in ("ACKED", "LIVE"))
+            venue.feed("book.BTC-PERPETUAL.100ms", book(103, 102))
+            await settled(venue, "trades.BTC-PERPETUAL.100ms", tmp_path, [trade(n) for n in range(30, 60)], 59)
+            trades = [body for _, of, kind, _, _, body in records(tmp_path) if kind == TRADE]
+            assert len(trades) == len(set(trades)) == 59 and GAP not in status_codes(tmp_path, 1)
     run(go())
 
 
@@ -457,6 +479,21 @@ def test_a_control_peer_that_sends_nonsense_is_dropped_and_the_data_goes_on(tmp_
                 pass
             writer.close()
             await settled(venue, "trades.BTC-PERPETUAL.100ms", tmp_path, [trade(1)], 1)
+    run(go())
+
+
+def test_what_cannot_be_done_of_a_plan_is_noted_and_the_rest_is_done(tmp_path):
+    async def go():
+        async with instance(tmp_path) as (made, pid, config, venue, url, supervisor):
+            bad = control.ConnectionPlan(9, "atlantis", "v2", url, [stream_plan(90, 1, "trade")])
+            rows = [control.InstrumentRow(5000, "deribit", "TOO-FAR", 0, 0), *ROWS]
+            supervisor.say(control.Assign(1, rows, [bad, plan(url, (11, 1, "trade"))]))
+            await supervisor.until(lambda: 11 in supervisor.streams and supervisor.streams[11].state == "ACKED")
+            supervisor.say(control.Snapshot(11, 200, b"{}"))
+            supervisor.say(control.Query())
+            await supervisor.until(lambda: supervisor.of(control.States)[-1].full)
+            errors = (tmp_path / "worker-0.counters").read_bytes()
+            assert b"'atlantis' is not known" in errors and b"5000 is above" in errors
     run(go())
 
 
