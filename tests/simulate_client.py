@@ -33,7 +33,7 @@ class Client(picows.WSListener):
         elif frame.msg_type == picows.WSMsgType.CLOSE:
             self.closed = int(frame.get_close_code().value if hasattr(frame.get_close_code(), "value") else frame.get_close_code()), frame.get_close_message()
             transport.disconnect()
-        else:
+        elif frame.msg_type != picows.WSMsgType.PONG:
             self.frames.append(payload)
         self.wake()
 
