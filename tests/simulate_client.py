@@ -16,8 +16,8 @@ TIMEOUT_S = 10
 class Client(picows.WSListener):
     """Keeps every frame in order; until() waits for one that fits."""
 
-    def __init__(self, auto_pong=True):
-        self.frames, self.pings, self.closed, self.waiters, self.auto_pong = [], [], None, [], auto_pong
+    def __init__(self, pong=bytes):
+        self.frames, self.pings, self.closed, self.waiters, self.pong = [], [], None, [], pong
         self.kinds = []
 
     def on_ws_connected(self, transport):
@@ -28,8 +28,7 @@ class Client(picows.WSListener):
         self.kinds.append((frame.msg_type, frame.fin, frame.rsv1))
         if frame.msg_type == picows.WSMsgType.PING:
             self.pings.append(payload)
-            if self.auto_pong:
-                transport.send_pong(payload)
+            transport.send_pong(self.pong(payload))
         elif frame.msg_type == picows.WSMsgType.CLOSE:
             self.closed = int(frame.get_close_code().value if hasattr(frame.get_close_code(), "value") else frame.get_close_code()), frame.get_close_message()
             transport.disconnect()

@@ -137,9 +137,7 @@ def test_a_depth_request_costs_what_its_limit_says(venue, path, limit, weight):
 def test_a_pong_must_echo_the_payload_or_the_connection_closes():
     async def main():
         async with running(venues=("binance-spot",), rate=1, ping_every_s=0.3, time_scale=0.01) as simulator:   # pong within 0.6 s
-            good, wrong = await connect(simulator, "binance-spot"), await connect(simulator, "binance-spot", auto_pong=False)
-            await wrong.until(lambda: wrong.pings)
-            wrong.transport.send_pong(b"not the payload")
+            good, wrong = await connect(simulator, "binance-spot"), await connect(simulator, "binance-spot", pong=lambda payload: payload + b"0")
             assert await wrong.gone() == (1008, b"Pong timeout")
             await good.until(lambda: len(good.pings) >= 3)
             assert not good.closed
