@@ -30,6 +30,7 @@ resync is unsubscribe, then subscribe. No checksum.
 """
 import decimal
 import json
+import re
 import time
 
 cimport cython
@@ -83,7 +84,7 @@ PROFILES = {
 CANDLES = {"1m": "1", "3m": "3", "5m": "5", "10m": "10", "15m": "15", "30m": "30", "1h": "60", "2h": "120", "3h": "180",
            "6h": "360", "12h": "720", "1d": "1D"}
 """Interval as the user writes it -> resolution as Deribit writes it."""
-_TICKER_CHANNELS = ("ticker", "mark", "index", "funding", "open_interest", "greeks")
+_NAME = re.compile(r"[\w-]{1,48}", re.ASCII)
 
 cdef enum:
     CHANNEL_NONE, CHANNEL_UNKNOWN, CHANNEL_BOOK, CHANNEL_WINDOW, CHANNEL_TRADES, CHANNEL_QUOTE, CHANNEL_TICKER
@@ -778,6 +779,9 @@ cdef class Deribit(Venue):
 
     def stream(self, symbol, channel):
         name, speed = channel.name, channel.speed
+        if not _NAME.fullmatch(symbol):
+            raise VenueError(f"deribit: {symbol!r} is no instrument name; they look like BTC-PERPETUAL, BTC-25DEC26, "
+                             f"BTC-25DEC26-100000-C, BTC_USDC-PERPETUAL or BTC_USDC")
         if speed == "raw":
             raise VenueError(f"deribit: raw channels need a login (error 13778); ask for {name}@100ms")
         if name == "book":
@@ -823,7 +827,8 @@ cdef class Deribit(Venue):
             return refusal(request_id, message["error"])
         if isinstance(message.get("result"), list):
             return [Ack(request_id, wires=tuple(message["result"]))]
-        params = message.get("params") or {}
+        params = message.get("params")
+        params = params if isinstance(params, dict) else {}
         if message.get("method") == "heartbeat" and params.get("type") == "test_request":
             return [Reply(call("public/test", {}, OUR_CALLS))]
         state = params.get("data")
@@ -914,7 +919,8 @@ def requests(method, streams, request_id):
 
 def refusal(request_id, error):
     """An error refuses the request it names; without one, or on a call of ours, it is a Complaint."""
-    code, reason = str(error.get("code", "")), error.get("message", "")
+    error = error if isinstance(error, dict) else {"message": error}
+    code, reason = str(error.get("code", "")), str(error.get("message", ""))
     if request_id == OUR_CALLS:
         return [Complaint(code, f"{reason} {error.get('data') or ''}".strip())]
     return [Ack(request_id, accepted=False, reason=f"{code} {reason}")]

@@ -116,6 +116,7 @@ CANDLES = {text.lower(): text for text in "1s 1m 3m 5m 15m 30m 1H 2H 4H 6H 12H 1
 
 # One subscription argument as canonical JSON text: these keys in this order, then any others by name.
 _ARG_KEYS = ("channel", "instType", "instFamily", "uly", "instId")
+_NAME = re.compile(r"(?=.{1,48}$)\w+(-[\w.]+)+", re.ASCII)
 _NO_SUCH = re.compile(r"channel:([\w-]+),\s*inst(Id|Family|Type):([\w-]+)")
 
 
@@ -871,7 +872,7 @@ cdef class Okx(Venue):
 
     def stream(self, symbol, channel):
         parts = symbol.split("-")
-        if not 2 <= len(parts) <= 5 or not all(parts):
+        if not 2 <= len(parts) <= 5 or not _NAME.fullmatch(symbol):
             raise VenueError(f"okx: {symbol!r} is no instrument name; they look like BTC-USDT, BTC-USDT-SWAP, "
                              f"BTC-USD-261225 or BTC-USD-261225-100000-C")
         name = channel.name
@@ -921,8 +922,8 @@ cdef class Okx(Venue):
         event = message.get("event", "")
         request_id = request_of(message)
         if event in ("subscribe", "unsubscribe"):
-            return [Ack(request_id, wire(message.get("arg", {})))]
-        code, reason = str(message.get("code", "")), message.get("msg", "")
+            return [Ack(request_id, wire(argument_of(message)))]
+        code, reason = str(message.get("code", "")), str(message.get("msg", ""))
         if event == "notice" and code == "64008":
             return [Closing(reason)]
         if event in ("channel-conn-count", "login"):
@@ -1034,13 +1035,14 @@ def request_of(message):
 
 def argument_of(message):
     """The argument an event speaks of, from `arg` or from the event's own keys."""
-    return message.get("arg") or {key: message[key] for key in _ARG_KEYS if message.get(key)}
+    arg = message.get("arg")
+    return arg if isinstance(arg, dict) else {key: message[key] for key in _ARG_KEYS if message.get(key)}
 
 
 def refused_wire(message):
     """Wire an error speaks of, "" if it names none. 60018 names channel and instrument inside its text."""
-    named = _NO_SUCH.search(message.get("msg", ""))
-    if message.get("arg"):
+    named = _NO_SUCH.search(str(message.get("msg", "")))
+    if isinstance(message.get("arg"), dict):
         return wire(message["arg"])
     return wire({"channel": named[1], "inst" + named[2]: named[3]}) if named else ""
 
