@@ -34,7 +34,7 @@ cimport cython
 from libc.math cimport NAN
 from libc.string cimport memcmp, memcpy, memset
 from feedhandler._cext cimport *
-from feedhandler.venue cimport Venue
+from feedhandler.venue cimport Venue, bids_first, price_or_none, rounded
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
 REQUEST_SIZE_MAX = 65_536  # bytes of one request: "the total length of multiple channels cannot exceed 64 KB"
@@ -241,33 +241,6 @@ cdef inline int side_of(fh_json *json, uint8_t *side) noexcept nogil:
     return FH_OK
 
 
-cdef int64_t rounded(fh_event *event, const fh_decimal *value, int digits) noexcept nogil:
-    """A number for display at these digits: rounded and flagged where it has more."""
-    cdef uint16_t flags = value.flags
-    cdef int64_t mantissa
-    if value.digits < 0:
-        return FH_UNDEFINED
-    mantissa = fh_decimal_rescale(value, digits, &flags)
-    event.flags |= <uint8_t>flags
-    return mantissa
-
-
-cdef int price_or_none(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *value,
-                       int64_t *out) noexcept nogil:
-    if value.digits < 0:
-        out[0] = FH_UNDEFINED
-        return FH_OK
-    return fh_batch_price(batch, event, row, value, out)
-
-
-cdef int size_or_none(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *value,
-                      int64_t *out) noexcept nogil:
-    if value.digits < 0:
-        out[0] = FH_UNDEFINED
-        return FH_OK
-    return fh_batch_size(batch, event, row, value, out)
-
-
 cdef int best_level(fh_json *json, fh_decimal *price, fh_decimal *size) noexcept nogil:
     """Price and size of the first level of a side; an empty side leaves both absent."""
     cdef int index = 0
@@ -286,25 +259,6 @@ cdef int best_level(fh_json *json, fh_decimal *price, fh_decimal *size) noexcept
         if json.error == FH_OK and index < 2:
             return FH_ERROR_MISSING
     return json.error
-
-
-cdef void reverse(fh_change *changes, uint32_t begin, uint32_t end) noexcept nogil:
-    cdef fh_change held
-    while begin + 1 < end:
-        end -= 1
-        held = changes[begin]
-        changes[begin] = changes[end]
-        changes[end] = held
-        begin += 1
-
-
-cdef void bids_first(fh_batch *batch, uint32_t begin, uint32_t bids) noexcept nogil:
-    """Bring the run of bids that starts at `bids` before the asks at `begin`: OKX sends asks first."""
-    cdef uint32_t end = batch.change_count
-    if begin < bids < end:
-        reverse(batch.changes, begin, bids)
-        reverse(batch.changes, bids, end)
-        reverse(batch.changes, begin, end)
 
 
 @cython.final
