@@ -61,6 +61,7 @@ static inline bool fh_json_element(fh_json *json);           /* stands at the ne
 static inline char fh_json_peek(fh_json *json);              /* first byte of the value ahead, not consumed; 0 on error */
 static inline bool fh_json_string(fh_json *json, fh_text *text);
 static inline bool fh_json_decimal(fh_json *json, fh_decimal *decimal);   /* bare or quoted number */
+static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal); /* only the usual shape; else false, nothing consumed, no error */
 static inline bool fh_json_uint(fh_json *json, uint64_t *value);  /* bare or quoted integer; FH_ERROR_RANGE: sign, fraction, exponent, above 2^64 - 1 */
 bool   fh_json_int(fh_json *json, int64_t *value);           /* the same with a sign */
 bool   fh_json_bool(fh_json *json, bool *value);
@@ -189,14 +190,19 @@ static inline bool fh_json_number(const fh_json *json, const char **start, unsig
     return FH_LIKELY(at <= json->end);
 }
 
-static inline bool fh_json_decimal(fh_json *json, fh_decimal *decimal)
+static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
 {
     const char *at, *next;
     unsigned whole, size;
     if (FH_UNLIKELY(!fh_json_number(json, &at, &whole, &size, &next) || !fh_scan_decimal(at, whole, size, decimal)))
-        return fh_json_decimal_slow(json, decimal);
+        return false;
     json->at = next;
     return true;
+}
+
+static inline bool fh_json_decimal(fh_json *json, fh_decimal *decimal)
+{
+    return FH_LIKELY(fh_json_decimal_usual(json, decimal)) || fh_json_decimal_slow(json, decimal);
 }
 
 static inline bool fh_json_uint(fh_json *json, uint64_t *value)

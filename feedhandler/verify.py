@@ -180,10 +180,13 @@ class Replay:
 
     def _carried(self):
         for instrument, kind, update, *words in self.publisher.carried():
-            matches = self.matches.get(instrument)
-            if matches is None:
-                matches = self.matches[instrument] = Matches()
-            matches.add(kind == KIND_QUOTE, update, words, self.venue.exponents(instrument))
+            self._matches(instrument).add(kind == KIND_QUOTE, update, words, self.venue.exponents(instrument))
+
+    def _matches(self, instrument):
+        matches = self.matches.get(instrument)
+        if matches is None:
+            matches = self.matches[instrument] = Matches()
+        return matches
 
     # -- everything else -------------------------------------------------------------------------------------
 
@@ -226,6 +229,9 @@ class Replay:
         state = self.publisher.snapshot(self.venue, instrument, body, record.recv_ns)
         if state == "MALFORMED":
             self._note(f"line {record.line}: the snapshot of {symbol} cannot be decoded: {body[:100]!r}")
+        elif state == "LIVE":
+            update, *words = self.publisher.book_touch(instrument)
+            self._matches(instrument).add(False, update, words, self.venue.exponents(instrument))
         self._notices()
 
     def _instruments(self, record, body):
@@ -261,7 +267,7 @@ class Replay:
         for symbol, instrument in self.symbols.items():
             self._book(document, symbol, instrument)
             if symbol in document["bbo"]:
-                matches = self.matches.get(instrument, Matches())
+                matches = self._matches(instrument)
                 document["bbo"][symbol] |= {"l1_match": matches.equal, "l1_mismatch": matches.different}
         accounting = self.accounting | {"events_ignored": self.events_ignored, "records": self.digest.records}
         return document | {"accounting": accounting, "notes": self.notes}

@@ -2,6 +2,7 @@
 import atexit
 import ctypes
 import functools
+import os
 import pathlib
 import shutil
 import subprocess
@@ -31,4 +32,6 @@ def compile_c(source: str, *flags: str, compiler: str = "gcc") -> pathlib.Path:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(compile_c("shim.c", "-shared", "-fPIC")), use_errno=True)
+    """The shim; with FEEDHANDLER_SANITIZE=1 under the address and undefined behaviour sanitizers (see test_sanitizers.py)."""
+    sanitize = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all") if os.environ.get("FEEDHANDLER_SANITIZE") else ()
+    return ctypes.CDLL(str(compile_c("shim.c", "-shared", "-fPIC", *sanitize)), use_errno=True)

@@ -23,7 +23,7 @@ import json
 import urllib.parse
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, memcpy
 from feedhandler._cext cimport *
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
@@ -35,11 +35,13 @@ cdef enum:
     SYMBOL_SIZE_MAX = 48  # as fh_symbols.h
     TIME_MS_MAX_HIGH = 1689  # the year 2200 in ms, shifted down by 32 bits
 
-# One noted value. type is the first byte of the value, or '0' for a bare number.
+# One noted value. type is the first byte of the value, or '0' for a number, bare or quoted, that is noted as one, or
+# '1' for 13 bare digits (a time, a futures id): read when asked for.
+# An int, not a char: the compiler must see that writing it leaves the cursor alone.
 cdef struct Slot:
     fh_text text       # of a string without its quotes; of an object or array the whole
-    fh_decimal number  # of a bare number
-    char type
+    fh_decimal number  # type '0'
+    int type
 
 # One message while it is read.
 cdef struct Message:
@@ -89,6 +91,13 @@ cdef void note_levels(Message *message, fh_json *cursor, uint8_t side) noexcept 
     message.sides |= side
 
 
+cdef inline bint is_13_digits(const fh_json *cursor) noexcept nogil:
+    """Whether a number of 13 digits is all there is before the next comma or bracket. Its size being known, what
+    follows need not wait for a look at where it ends."""
+    cdef char behind = cursor.at[13]
+    return fh_scan_is_13_digits(cursor.at) and (behind == c',' or behind == c'}') and cursor.at + 13 < cursor.end
+
+
 cdef inline void note(Message *message, fh_json *cursor, int index) noexcept nogil:
     """Any value into its slot. A key that comes twice is malformed."""
     cdef Slot *slot = &message.slot[index]
@@ -99,7 +108,14 @@ cdef inline void note(Message *message, fh_json *cursor, int index) noexcept nog
     message.seen |= <uint64_t>1 << index
     slot.type = first
     if first == c'"':
-        fh_json_string(cursor, &slot.text)
+        if index != c's' - c'A' and fh_json_decimal_usual(cursor, &slot.number):
+            slot.type = c'0'
+        else:
+            fh_json_string(cursor, &slot.text)
+    elif c'1' <= first <= c'9' and is_13_digits(cursor):
+        slot.type = c'1'
+        slot.text.at = cursor.at
+        cursor.at += 13
     elif first == c'-' or (c'0' <= first <= c'9'):
         slot.type = c'0'
         fh_json_decimal(cursor, &slot.number)
@@ -198,31 +214,32 @@ cdef inline bint is_text(Message *message, int letter, const char *literal) noex
     return slot_of(message, letter).type == c'"' and fh_key_is(&slot_of(message, letter).text, literal)
 
 
-cdef inline int slot_decimal(const Slot *slot, fh_decimal *number) noexcept nogil:
-    """A number, bare or quoted."""
-    cdef fh_json cursor
-    if slot.type == c'0':
-        number[0] = slot.number
+cdef int slot_parse(Slot *slot) noexcept nogil:
+    """A quoted number of unusual shape: an exponent, a sign, more than 15 digits."""
+    if slot.type == c'1':
+        slot.number.mantissa = <int64_t>fh_scan_digits16(slot.text.at, 13)
+        slot.number.digits = 0
+        slot.number.flags = 0
+        slot.type = c'0'
         return FH_OK
-    if slot.type != c'"':
+    if slot.type != c'"' or slot.text.escaped or fh_decimal_parse(slot.text.at, slot.text.size, &slot.number) != FH_OK:
         return FH_ERROR_MALFORMED
-    cursor.at = slot.text.at - 1
-    cursor.end = slot.text.at + slot.text.size + 1
-    cursor.error = FH_OK
-    fh_json_decimal(&cursor, number)
-    if cursor.error == FH_OK and cursor.at != cursor.end:
-        return FH_ERROR_MALFORMED
-    return cursor.error
+    slot.type = c'0'
+    return FH_OK
 
 
-cdef inline int slot_uint(const Slot *slot, uint64_t *value) noexcept nogil:
-    cdef fh_decimal number
-    cdef int error = slot_decimal(slot, &number)
+cdef inline int slot_settle(Slot *slot) noexcept nogil:
+    """FH_OK if the slot holds a number, now in slot.number."""
+    return FH_OK if slot.type == c'0' else slot_parse(slot)
+
+
+cdef inline int slot_uint(Slot *slot, uint64_t *value) noexcept nogil:
+    cdef int error = slot_settle(slot)
     if error != FH_OK:
         return error
-    if number.flags != 0 or number.digits != 0 or number.mantissa < 0:
+    if slot.number.flags != 0 or slot.number.digits != 0 or slot.number.mantissa < 0:
         return FH_ERROR_RANGE
-    value[0] = <uint64_t>number.mantissa
+    value[0] = <uint64_t>slot.number.mantissa
     return FH_OK
 
 
@@ -233,22 +250,22 @@ cdef inline int slot_bool(const Slot *slot, bint *value) noexcept nogil:
 
 cdef inline int price_word(Message *message, fh_event *event, int letter, int word) noexcept nogil:
     """The price under a letter, at the instrument's exponent, into a word of the event's body."""
-    cdef fh_decimal number
-    cdef int error = slot_decimal(slot_of(message, letter), &number)
+    cdef Slot *slot = slot_of(message, letter)
+    cdef int error = slot_settle(slot)
     if error != FH_OK:
         return error
-    return fh_batch_price(message.batch, event, &message.rows[event.instrument], &number, &event.body.word[word])
+    return fh_batch_price(message.batch, event, &message.rows[event.instrument], &slot.number, &event.body.word[word])
 
 
 cdef inline int size_word(Message *message, fh_event *event, int letter, int word) noexcept nogil:
-    cdef fh_decimal number
-    cdef int error = slot_decimal(slot_of(message, letter), &number)
+    cdef Slot *slot = slot_of(message, letter)
+    cdef int error = slot_settle(slot)
     if error != FH_OK:
         return error
-    return fh_batch_size(message.batch, event, &message.rows[event.instrument], &number, &event.body.word[word])
+    return fh_batch_size(message.batch, event, &message.rows[event.instrument], &slot.number, &event.body.word[word])
 
 
-cdef inline int time_ns(const Slot *slot, uint64_t *ns) noexcept nogil:
+cdef inline int time_ns(Slot *slot, uint64_t *ns) noexcept nogil:
     """Milliseconds to ns; 0 where they are 0 or beyond the year 2199."""
     cdef uint64_t ms = 0
     cdef int error = slot_uint(slot, &ms)
@@ -562,17 +579,17 @@ cdef int emit_price(Message *message, uint32_t instrument, uint8_t kind, uint8_t
 
 
 cdef int emit_funding(Message *message, uint32_t instrument) noexcept nogil:
-    cdef fh_decimal rate
+    cdef Slot *rate = slot_of(message, c'r')
     cdef uint16_t flags = 0
     cdef fh_event *event = append(message, FH_FUNDING, FH_CHANNEL_FUNDING, instrument)
     if event == NULL:
         return FH_ERROR_FULL
     cdef uint64_t next_ns = 0
-    cdef int error = (slot_decimal(slot_of(message, c'r'), &rate) or time_ns(slot_of(message, c'T'), &next_ns)
+    cdef int error = (slot_settle(rate) or time_ns(slot_of(message, c'T'), &next_ns)
                       or set_time(message, event, False))
     if error != FH_OK:
         return error
-    event.body.word[0] = fh_decimal_rescale(&rate, 12, &flags)
+    event.body.word[0] = fh_decimal_rescale(&rate.number, 12, &flags)
     event.body.word[1] = FH_UNDEFINED  # predicted
     event.body.word[2] = <int64_t>next_ns
     event.flags |= <uint8_t>flags
@@ -668,7 +685,7 @@ cdef int decode_list(Message *message, fh_json *cursor) noexcept nogil:
     fh_json_array(cursor)
     while error == FH_OK and fh_json_element(cursor):
         if fh_json_peek(cursor) != c'{':
-            return FH_ERROR_UNKNOWN
+            return cursor.error or FH_ERROR_UNKNOWN
         note_object(message, cursor)
         error = cursor.error
         if error == FH_OK:

@@ -172,6 +172,7 @@ class Stream:
     def forget(self):
         """What belongs to one life of the connection."""
         self.on_wire = False         # the venue was asked for it, or is about to be: it is in a message that waits
+        self.asked = False           # a subscribe was sent, and no unsubscribe since: data is of that subscription
         self.again = False           # to be unsubscribed and subscribed again
         self.acked = False
         self.has_data = False        # since it was (re)subscribed
@@ -506,10 +507,9 @@ class Connection:
         return next(iter(self.requests.values())) if ack.request_id == 0 and len(self.requests) == 1 else None
 
     def _accept_all(self, now, streams, ack):
-        listed = set(getattr(ack, "wires", None) or ())
         for stream in streams:
             wire = stream.plan.wire
-            if wire in ack.missing or (listed and wire not in listed):
+            if wire in ack.missing or (ack.wires is not None and wire not in ack.wires):
                 self._reject(now, stream, ack.reason or f"the venue left {wire} out of its answer")
             else:
                 self._accept(now, stream)
@@ -567,8 +567,8 @@ class Connection:
             self._drop(stream)
 
     def _join_again(self, now, stream, delay_ns, reason):
-        stream.on_wire = stream.again = False
-        stream.deadline_ns = None
+        stream.on_wire = stream.asked = stream.again = stream.has_data = stream.snapshot_asked = False
+        stream.deadline_ns = stream.snapshot_due_ns = None
         stream.due_ns = now + delay_ns
         self.to_join[stream] = None
         self._set(now, stream, "PENDING", reason)
@@ -632,7 +632,7 @@ class Connection:
             self._wait(stream, now + SYNC_REST_DEADLINE_NS)
 
     def _is_served(self, stream):
-        return self.state == "UP" and stream.wanted and not stream.duplicate
+        return self.state == "UP" and stream.wanted and stream.asked
 
     def _is_resyncing(self, stream):
         return stream.again or not stream.on_wire or stream.snapshot_asked or stream.snapshot_due_ns is not None
@@ -930,6 +930,7 @@ class Connection:
                 self._subscribe_sent(now, stream)
 
     def _unsubscribe_sent(self, now, stream):
+        stream.asked = False
         if stream.again and stream.wanted:
             stream.again = stream.has_data = stream.acked = False
             stream.due_ns = 0
@@ -938,6 +939,7 @@ class Connection:
             self._gone(stream)
 
     def _subscribe_sent(self, now, stream):
+        stream.asked = True
         stream.has_data = stream.acked = False
         self._set(now, stream, "SUBSCRIBING", stream.reason if stream.silent else "")
         self._act(Resubscribed(stream))

@@ -8,6 +8,7 @@ import collections
 import ctypes
 import dataclasses
 import gc
+import importlib.metadata
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ import traceback
 
 import uvloop
 
-from feedhandler import __version__, control, venues
+from feedhandler import control, venues
 from feedhandler.venue import CHANNELS
 from feedhandler.worker.link import Link
 from feedhandler.worker.pace import PermitPool
@@ -199,7 +200,7 @@ class Worker:
         if len(self.peers) > PEER_MAX:
             self.peers[0].transport.abort()
         peer.say(control.Hello(self.options.worker, os.getpid(), pid_start(), self.publisher.epoch, self.generation,
-                               self.options.name, __version__))
+                               self.options.name, version()))
         for link in self.links.values():
             link.tell(link.connection.supervisor_back)
 
@@ -387,6 +388,13 @@ def pid_start():
     """Start time of this process, in clock ticks since boot: with the pid it names a process for good."""
     with open("/proc/self/stat", "rb") as stat:
         return int(stat.read().rpartition(b")")[2].split()[19])
+
+
+def version():
+    try:
+        return importlib.metadata.version("feedhandler")
+    except importlib.metadata.PackageNotFoundError:
+        return "0 (run from its source)"
 
 
 def lock_memory():
