@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import csupport
+import csupport
 
 SOURCES = [f"cext/{name}" for name in ("fh_file.c", "fh_ring.c", "fh_state.c", "fh_counters.c")]
 

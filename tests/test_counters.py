@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
-from tests.csupport import ROOT
-from tests.ring_support import (I, P, TEXT, U32, U64, corrupt, function, place)  # noqa: F401
+from csupport import ROOT
+from ring_support import (I, P, TEXT, U32, U64, corrupt, function, place)  # noqa: F401
 
 HISTOGRAM = 80 + 128 * 8
 HISTOGRAM_SIZE = 32 + 2304 * 8

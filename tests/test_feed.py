@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.csupport import ROOT
-from tests.ring_support import (ABSENT, BAD, EMPTY, I, LAPPED, LAST, LIVE, MOVED_IN, MOVED_OUT, NEW_RING, OK, P, ROW, SILENT,
+from csupport import ROOT
+from ring_support import (ABSENT, BAD, EMPTY, I, LAPPED, LAST, LIVE, MOVED_IN, MOVED_OUT, NEW_RING, OK, P, ROW, SILENT,
                                 SLOTS, STATUS, TEXT, U32, U64, Feed, corrupt, function, instance, numbers, place, program)  # noqa: F401
 
 

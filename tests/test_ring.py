@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ring_support import (ABSENT, BAD, CHANGED, EMPTY, EPOCH, E_MALFORMED, E_RANGE, E_SYSTEM, E_UNKNOWN, I, LAPPED, LAST,
+from ring_support import (ABSENT, BAD, CHANGED, EMPTY, EPOCH, E_MALFORMED, E_RANGE, E_SYSTEM, E_UNKNOWN, I, LAPPED, LAST,
                                 MOVED_IN, OK, SLOTS, SMALL, STATUS, TRADE, Writer, corrupt, numbers, place, program)  # noqa: F401
 
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from tests.csupport import ROOT
+from csupport import ROOT
 
 MODELS = ROOT / "tests" / "c" / "models.cpp"
 EXECUTIONS = 100_000  # the rarest mutant of all is found before 10,000

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.csupport import ROOT
+from csupport import ROOT
 
 TESTS = ("test_ring.py", "test_feed.py", "test_state.py", "test_counters.py")
 ELSEWHERE = "torture or killed or full_shared or strategy or take_turns"  # programs of their own, not the library
