@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.ring_support import (EMPTY, E_MALFORMED, E_RANGE, E_SYSTEM, E_UNKNOWN, I, OK, P, ROW, U32, U64, corrupt, function,
-                                instance, place, place, table)  # noqa: F401
+                                instance, place, table)  # noqa: F401
 
 FLAG_STALE = 16
 L1_FLAGS, BOOK_FLAGS = 165, 28
