@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-import csupport
+from tests import csupport
 
 OK, FULL, RANGE, NONE = 0, -4, -7, 2**32 - 1
 
