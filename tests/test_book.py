@@ -10,9 +10,9 @@ import zlib
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests import csupport
-from tests.test_decimal import expected
-from tests.test_json import PROBES, SOURCES
+import csupport
+from test_decimal import expected
+from test_json import PROBES, SOURCES
 
 BID, ASK = 1, 2
 INEXACT, OVERFLOW, UNDEFINED, INT64_MAX = 32, 64, -2**63, 2**63 - 1

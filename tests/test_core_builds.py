@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 
-from tests import csupport
-from tests.test_book import SHAPES, WRONG_ROWS
-from tests.test_decimal import KNOWN, NO_NUMBERS
-from tests.test_json import ACCEPTED, ISO, MESSAGES, NO_ISO, REJECTED, SOURCES, captured
+import csupport
+from test_book import SHAPES, WRONG_ROWS
+from test_decimal import KNOWN, NO_NUMBERS
+from test_json import ACCEPTED, ISO, MESSAGES, NO_ISO, REJECTED, SOURCES, captured
 
 STRESS = ["tests/c/core_stress.c", *SOURCES]
 BUILDS = {

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from tests import csupport
-from tests.test_json import PROBES, SOURCES
+import csupport
+from test_json import PROBES, SOURCES
 
 INEXACT, OVERFLOW, UNDEFINED, INT64_MAX = 32, 64, -2**63, 2**63 - 1
 OK, MALFORMED = 0, -1

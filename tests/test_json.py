@@ -10,7 +10,7 @@ import struct
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests import csupport
+import csupport
 
 SOURCES = ["tests/c/core_probe.c"] + [f"cext/fh_{name}.c" for name in ("json", "decimal", "batch", "book", "crc32")]
 OK, MALFORMED, RANGE, DEPTH = 0, -1, -7, -8

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests import csupport
+import csupport
 
 OK, FULL, RANGE, NONE = 0, -4, -7, 2**32 - 1
 
