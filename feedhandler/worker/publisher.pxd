@@ -1,4 +1,5 @@
 """The publisher's layout: what session.pyx calls once per frame, and what a slot holds."""
+cimport cython
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from feedhandler._cext cimport (fh_batch, fh_book, fh_chain, fh_change, fh_counters, fh_event, fh_instrument, fh_record,
                                 fh_state_l1, fh_state_row, fh_table, fh_writer)
@@ -86,6 +87,7 @@ ctypedef struct fh_slot:
     fh_stream stream[13]
 
 
+@cython.final
 cdef class Publisher:
     cdef fh_writer writer
     cdef fh_batch batch

@@ -16,6 +16,7 @@ whole for every message.
 import errno
 import os
 
+cimport cython
 from libc.errno cimport errno as errno_now
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -102,6 +103,7 @@ cdef uint8_t channel_index(channel) except 255:
     return channel
 
 
+@cython.final
 cdef class Publisher:
     """Books, rows and ring of one worker. dir_fd is the instance directory; `state` and `readers` are used if there."""
 
