@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from feedhandler.control import ConnectionPlan, StreamPlan
-from feedhandler.venue import Ack, Closing, Complaint, Reply
+from feedhandler.venue import Ack, Closing, Complaint, Reply, VenueError
 from feedhandler.worker import stream as machine
 from feedhandler.worker.pace import CONTROL, OPERATION, SECOND, TEXT, Backoff, Pacer, PermitPool
 
@@ -358,6 +358,21 @@ def test_a_reply_the_venue_asked_for_goes_out():
     world.say(Reply("alive"))
     world.settle()
     assert world.sent[-1][1] == "alive"
+
+
+def test_a_stream_the_venue_has_no_words_for_is_rejected_alone():
+    class Choosy(ToyVenue):
+        def subscribe(self, endpoint, streams, request_id):
+            if any(stream.symbol == "s3" for stream in streams):
+                raise VenueError("toy: s3 has no such channel; ask for another")
+            return super().subscribe(endpoint, streams, request_id)
+    connection = machine.Connection(plan_of(10, BINANCE), Choosy(), random.Random(1), 0)
+    connection.start(0), connection.permit(0), connection.opened(0)
+    for second in range(1, 10):
+        connection.tick(second * SECOND, second, second * SECOND)
+    asked = [wire for action in connection.take() if isinstance(action, machine.Send) for wire in json.loads(action.text)["wires"]]
+    assert sorted(asked) == [f"s{i}@trade" for i in range(10) if i != 3]
+    assert connection.streams[3].state == "REJECTED" and "ask for another" in connection.streams[3].reason
 
 
 # -- changes of the plan --------------------------------------------------------------------------------------

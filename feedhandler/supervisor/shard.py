@@ -40,11 +40,11 @@ class VenueHome:
         self.first_data_s = None
 
     def connect_key(self, endpoint):
-        return "connect " + urllib.parse.urlsplit(self.urls[endpoint]).netloc
+        return f"connect {self.name} {urllib.parse.urlsplit(self.urls[endpoint]).netloc}"
 
     @property
     def rest_key(self):
-        return "rest " + urllib.parse.urlsplit(self.rest_url).netloc
+        return f"rest {self.name} {urllib.parse.urlsplit(self.rest_url).netloc}"
 
     def attempt_windows(self, endpoint):
         return self.typed[endpoint].attempts or (ATTEMPTS_DEFAULT,)

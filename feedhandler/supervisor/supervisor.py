@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from feedhandler import control, instance
+from feedhandler import __version__, control, instance
 from feedhandler.capacity.plan import PlanError
 from feedhandler.config import resolved
 from feedhandler.supervisor import rest, tables
@@ -20,7 +20,6 @@ from feedhandler.supervisor.ledger import Busy, Ledger, default_path
 from feedhandler.supervisor.server import Server
 from feedhandler.supervisor.shard import Shards
 
-VERSION = "0.1.0"
 DRAIN_S = 1.0
 PERMIT_VALID_S = 10.0        # a permit not used by then is lost: it was spent in the budget all the same
 PERMIT_WAIT_MAX = 1024       # requests for permits that wait
@@ -257,7 +256,7 @@ class Supervisor:
             if row["worker"] < len(rows):
                 rows[row["worker"]] = row
         instance.manifest_write(self.name, {
-            "abi": instance.ABI, "generation": self.generation, "name": self.name, "version": VERSION, "created_ns": self.created_ns,
+            "abi": instance.ABI, "generation": self.generation, "name": self.name, "version": __version__, "created_ns": self.created_ns,
             "supervisor": {"pid": os.getpid(), "pid_start": instance.pid_start()}, "workers": rows, "venues": list(self.shards.homes)})
 
     def on_worker_up(self, worker):

@@ -872,18 +872,17 @@ class Connection:
 
     def _fill(self, now):
         """Have a message in the outbox if any operation is due: leavers before joiners, refused parts on their own."""
-        if self.outbox:
-            return True
-        leavers = self._due(now, self.to_leave)
-        if leavers:
-            self._compose("unsubscribe", leavers)
-        elif self.groups:
-            group = [stream for stream in self.groups.popleft() if stream in self.to_join]
-            self._compose("subscribe", group)
-            return bool(self.outbox) or self._fill(now)
-        else:
-            self._compose("subscribe", self._due(now, self.to_join))
-        return bool(self.outbox)
+        while not self.outbox:
+            leavers = self._due(now, self.to_leave)
+            if leavers:
+                self._compose(now, "unsubscribe", leavers)
+            elif self.groups:
+                self._compose(now, "subscribe", [stream for stream in self.groups.popleft() if stream in self.to_join])
+            elif joiners := self._due(now, self.to_join):
+                self._compose(now, "subscribe", joiners)
+            else:
+                return False
+        return True
 
     def _due(self, now, streams):
         """The first batch of streams whose operation is due; of the others the soonest sets send_due_ns."""
@@ -897,22 +896,31 @@ class Connection:
                 self.send_due_ns = stream.due_ns
         return due
 
-    def _compose(self, verb, streams):
+    def _compose(self, now, verb, streams):
+        """Put the messages for these streams into the outbox. What the venue's file cannot say is rejected, alone."""
         if not streams:
             return
         by_wire = {stream.plan.wire: stream for stream in streams}
         make = self.venue.subscribe if verb == "subscribe" else self.venue.unsubscribe
-        messages = make(self.plan.endpoint, [stream.venue_stream for stream in streams], self.request_id + 1)
+        try:
+            messages = make(self.plan.endpoint, [stream.venue_stream for stream in streams], self.request_id + 1)
+        except ValueError as error:
+            self._cannot_say(now, streams, str(error))
+            return
         for request_id, text, parts in messages:
             self.request_id = max(self.request_id, request_id)
             self.outbox.append(Request(request_id, verb, text, [by_wire[part.wire] for part in parts]))
         for stream in streams:
-            if verb == "subscribe":
-                del self.to_join[stream]
-                stream.on_wire = True
-            else:
-                del self.to_leave[stream]
-                stream.on_wire = False
+            del (self.to_join if verb == "subscribe" else self.to_leave)[stream]
+            stream.on_wire = verb == "subscribe"
+
+    def _cannot_say(self, now, streams, reason):
+        if len(streams) > 1:
+            half = len(streams) // 2
+            self.groups.extend((streams[:half], streams[half:]))
+            return
+        self.to_leave.pop(streams[0], None)
+        self._reject(now, streams[0], reason)
 
     def _send(self, now, request):
         self._act(Send(request.text))
