@@ -689,6 +689,20 @@ def test_an_impossible_ring_says_what_is_possible(rig):
         os.rmdir(directory)
 
 
+def test_a_row_given_to_another_symbol_starts_anew(rig):
+    one = live(rig)
+    one.publisher.add_stream(one.venue, 0, "trade")
+    one.feed(trade(1_000_000))
+    one.publisher.remove_stream(0, "book")
+    one.publisher.remove_stream(0, "trade")
+    one.add("ETHUSDT", -4, -1, channels=("book", "trade"))
+    one.records()
+    one.feed(trade(5, "1.2345", "6.5", "ETHUSDT"))
+    assert [(kind, words[:3]) for kind, _, _, words in one.records()] == [(TRADE, (12345, 65, 5))]
+    one.feed(trade(6, "1.23456", "6.5", "ETHUSDT"))
+    assert one.records()[0] == (STATUS, CHANGED, 0, (0, -5, -1))
+
+
 def test_what_arrives_after_the_last_line_was_removed_is_dropped(rig):
     one = live(rig)
     one.publisher.remove_stream(0, "book")

@@ -992,6 +992,8 @@ cdef class Publisher:
             raise ValueError(f"{venue.name} has no row {instrument_id}: add the instrument before its stream")
         if snapshot not in SEEDS:
             raise ValueError(f"snapshot {snapshot!r} is not known; use in_band, rest or window")
+        if not has_lines(self.slot_at(instrument_id)):
+            self.slot_at(instrument_id).known = 0   # the row may have got other exponents, or another symbol
         cdef fh_slot *slot = self.known(venue, instrument_id)
         cdef fh_stream *stream = &slot.stream[index]
         if index == FH_CHANNEL_BOOK and slot.book.bid.max == 0 and fh_book_init(&slot.book, self.level_max) < 0:
@@ -1020,6 +1022,8 @@ cdef class Publisher:
             return
         stream.removed = 1
         stream.session_count = 0
+        stream.sequence = stream.seen = 0
+        stream.old_run = stream.gap_before = 0
         if index == FH_CHANNEL_BOOK:
             self.pending_drop(slot)
             fh_book_clear(&slot.book)
@@ -1226,6 +1230,14 @@ cdef void line_lost(fh_stream *stream, uint16_t session) noexcept nogil:
             stream.session[kept] = stream.session[i]
             kept += 1
     stream.session_count = kept
+
+
+cdef bint has_lines(fh_slot *slot) noexcept nogil:
+    cdef int index
+    for index in range(CHANNEL_MAX):
+        if slot.stream[index].lines:
+            return True
+    return False
 
 
 cdef inline void count_flags(fh_counters *counters, uint8_t flags) noexcept nogil:
