@@ -6,8 +6,13 @@ import struct
 
 import pytest
 
+<<<<<<< HEAD
 from ring_support import (EMPTY, E_MALFORMED, E_RANGE, E_SYSTEM, E_UNKNOWN, I, OK, P, ROW, U32, U64, corrupt, function,
                                 instance, place, place, table)  # noqa: F401
+=======
+from ring_support import (EMPTY, E_MALFORMED, E_RANGE, E_SYSTEM, E_UNKNOWN, I, OK, P, ROW, U32, U64, corrupt, function,
+                                instance, place, table)  # noqa: F401
+>>>>>>> w-ring
 
 FLAG_STALE = 16
 L1_FLAGS, BOOK_FLAGS = 165, 28

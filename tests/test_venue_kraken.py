@@ -209,7 +209,7 @@ def test_past_trades_are_history_and_no_events(venue):
 def test_a_ticker_is_a_quote_or_a_ticker_as_it_was_subscribed(venue):
     event, = venue.events(TICKER)
     assert (event["kind"], event["bid_price"], event["ask_size"]) == ("quote", Decimal("63500.1"), Decimal("0.84"))
-    venue.subscribe("public", [venue.stream("BTC/USD", Channel("ticker"))], 1)
+    venue.subscribe("spot.v2", [venue.stream("BTC/USD", Channel("ticker"))], 1)
     event, = venue.events(TICKER)
     assert (event["kind"], event["last"], event["high"], event["volume"]) == ("ticker", Decimal("63500.2"), Decimal("64120"), Decimal("4210.42"))
     assert event["average"] == Decimal("62980.8") and event["flags"] & 32, "a rounded average is flagged, and raises no exponent"
@@ -255,7 +255,7 @@ def test_the_instrument_channel_is_no_market_data(venue):
 def test_streams_of_one_kind_share_a_message_and_every_ack_finds_its_stream(venue):
     streams = [venue.stream(symbol, Channel.parse(channel)) for channel in ("book10", "trade", "quote", "candle@5m")
                for symbol in ("BTC/USD", "ETH/USD")]
-    messages = venue.subscribe("public", streams, 7)
+    messages = venue.subscribe("spot.v2", streams, 7)
     assert [request for request, _, _ in messages] == [7, 8, 9, 10]
     assert sorted(stream.wire for _, _, part in messages for stream in part) == sorted(stream.wire for stream in streams)
     for request, text, part in messages:
@@ -265,18 +265,18 @@ def test_streams_of_one_kind_share_a_message_and_every_ack_finds_its_stream(venu
             answer = {"method": "subscribe", "result": {**sent["params"], "symbol": symbol}, "success": True, "req_id": request}
             assert venue.control(json.dumps(answer).encode()) == [Ack(request, stream.wire)]
     assert json.loads(messages[1][1])["params"] == {"channel": "trade", "snapshot": False, "symbol": ["BTC/USD", "ETH/USD"]}
-    assert json.loads(venue.unsubscribe("public", streams[:1], 20)[0][1])["method"] == "unsubscribe"
+    assert json.loads(venue.unsubscribe("spot.v2", streams[:1], 20)[0][1])["method"] == "unsubscribe"
 
 
 def test_many_symbols_are_split_and_none_is_lost(venue):
     streams = [venue.stream(f"A{index}/USD", Channel("trade")) for index in range(101)]
-    messages = venue.subscribe("public", streams, 1)
+    messages = venue.subscribe("spot.v2", streams, 1)
     assert [len(part) for _, _, part in messages] == [50, 50, 1] and [request for request, _, _ in messages] == [1, 2, 3]
 
 
 def test_a_refusal_finds_the_one_stream_it_is_about(venue):
     streams = [venue.stream(symbol, Channel("trade")) for symbol in ("XBT/USD", "ETH/USD")]
-    venue.subscribe("public", streams, 5)
+    venue.subscribe("spot.v2", streams, 5)
     refusal = {"error": "Currency pair not supported XBT/USD", "method": "subscribe", "req_id": 5, "success": False}
     assert venue.control(json.dumps(refusal).encode()) == [Ack(5, streams[0].wire, False, refusal["error"])]
     refusal["error"] = "Trading agreement needed"

@@ -42,8 +42,8 @@ REQUESTS_KEPT = 1024        # requests whose refusals we can still tell apart
 FIRST_DATA_S = 10.0         # snapshots of 1,000 levels came 0.7 to 1.2 s after subscribing
 
 PROFILES = {
-    "public": {
-        "venue": "kraken", "endpoint": "public", "as_of": "2026-07-31", "confidence": "official",
+    "spot.v2": {
+        "venue": "kraken", "endpoint": "spot.v2", "as_of": "2026-07-31", "confidence": "official",
         "sources": ["docs.kraken.com/api/docs/websocket-v2", "recordings of 2021 and 2026"],
         "notes": ["after maintenance wait at least 5 s between connection attempts"],
         "url": {"primary": "wss://ws.kraken.com/v2",
@@ -478,7 +478,7 @@ cdef class Kraken(Venue):
             raise VenueError(f"kraken has no {channel.name} channel; use book, trade, quote, ticker or candle@1m")
         if channel.depth or (channel.speed and channel.name != "candle"):
             raise VenueError(f"kraken's {channel.name} channel has neither depth nor speed: ask for {channel.name}")
-        return Stream("public", wire(params), symbol, channel.name, first_data_s=deadline)
+        return Stream("spot.v2", wire(params), symbol, channel.name, first_data_s=deadline)
 
     def _book_stream(self, symbol, channel):
         depth = channel.depth or max(DEPTHS)
@@ -486,7 +486,7 @@ cdef class Kraken(Venue):
             raise VenueError(f"kraken has books of depth {', '.join(map(str, DEPTHS))} at one speed, not "
                              f"book{channel.depth or ''}{'@' + channel.speed if channel.speed else ''}")
         params = {"channel": "book", "depth": depth, "symbol": symbol}
-        return Stream("public", wire(params), symbol, "book", depth=depth, snapshot="in_band", first_data_s=FIRST_DATA_S)
+        return Stream("spot.v2", wire(params), symbol, "book", depth=depth, snapshot="in_band", first_data_s=FIRST_DATA_S)
 
     def subscribe(self, endpoint, streams, request_id):
         for stream in streams:

@@ -3,7 +3,6 @@
 Acks list what was accepted in another order; an unknown channel is simply missing. Numbers are JSON numbers,
 some of them in exponent form. A second subscribe to a channel brings no second snapshot.
 """
-import datetime
 import re
 
 from feedhandler.simulate.limits import Credits, Gauge
