@@ -338,6 +338,40 @@ def test_held_back_changes_overflow_by_count_of_messages(rig):
     assert one.publisher.snapshot(one.venue, 0, seed(100), NOW) == "LIVE"
 
 
+def test_held_back_changes_overflow_by_count_of_levels(rig):
+    one = rig()
+    one.add()
+    one.publisher.hold(0)
+    text = json.dumps(depth(101, 101, [(f"{price}.00", "1.000") for price in range(1, 10_001)])).encode()
+    kept = 32768 // -(-10_000 // 30)  # runs of the pool, 30 levels each
+    for _ in range(kept):
+        one.feed(text)
+    assert one.publisher.book_stats(0)["held"] == kept
+    one.feed(text)
+    assert [notice[2] for notice in one.publisher.notices()] == [NOTICE_FIRST_DATA, NOTICE_PENDING_FULL]
+    assert one.publisher.book_stats(0)["dropped"] == kept + 1 and one.records() == []
+    one.publisher.hold(0)
+    for _ in range(kept):
+        one.feed(text)
+    assert one.publisher.book_stats(0)["held"] == kept, "every run is free again"
+
+
+def test_a_lost_frame_breaks_a_book_that_cannot_notice_and_no_other(rig):
+    one = rig("kraken")
+    for instrument, symbol in enumerate(("A/USD", "B/USD")):
+        one.add(symbol, -1, -8, 10, "in_band", instrument=instrument)
+    whole = kraken_book("snapshot", BIDS, ASKS, kraken_crc(BIDS, ASKS), "A/USD")
+    one.feed(whole)
+    one.feed(whole.replace(b"A/USD", b"B/USD").replace(b'"checksum":', b'"unknown":'))
+    one.records()
+    one.feed(b'{"channel":"weather"}')
+    assert one.records() == []
+    one.feed(whole[:-9], session=2)
+    assert one.records() == []
+    one.feed(whole[:-9])
+    assert one.records() == [(STATUS, GAP, 1, (BOOK, 0, 0))]
+
+
 def test_a_snapshot_that_is_no_json_is_refused_and_what_is_held_back_stays(rig):
     one = rig()
     one.add()
@@ -484,11 +518,11 @@ def test_a_number_that_cannot_be_held_is_flagged_and_never_rounded_in_silence(ri
 def test_two_lines_of_trades_come_out_once_each_and_late_ones_are_not_lost(rig):
     one = rig()
     one.add(channels=("trade", "trade"))
-    arrivals = [(1, 1), (2, 1), (1, 3), (2, 2), (2, 3), (1, 4), (2, 4), (2, 5)]  # line 1 never gets 2
+    arrivals = [(1, 1), (2, 1), (1, 3), (2, 2), (2, 3), (1, 4), (3, 2), (2, 4), (2, 5)]  # line 1 never gets 2
     for line, identity in arrivals:
         one.feed(trade(identity), session=line)
     assert [words[2] for kind, _, _, words in one.records() if kind == TRADE] == [1, 3, 2, 4, 5]
-    assert one.publisher.counter("duplicates") == 3
+    assert one.publisher.counter("duplicates") == 4
 
 
 def test_an_older_quote_is_out_of_date_and_dropped(rig):
@@ -653,6 +687,20 @@ def test_an_impossible_ring_says_what_is_possible(rig):
     finally:
         os.close(fd)
         os.rmdir(directory)
+
+
+def test_a_row_given_to_another_symbol_starts_anew(rig):
+    one = live(rig)
+    one.publisher.add_stream(one.venue, 0, "trade")
+    one.feed(trade(1_000_000))
+    one.publisher.remove_stream(0, "book")
+    one.publisher.remove_stream(0, "trade")
+    one.add("ETHUSDT", -4, -1, channels=("book", "trade"))
+    one.records()
+    one.feed(trade(5, "1.2345", "6.5", "ETHUSDT"))
+    assert [(kind, words[:3]) for kind, _, _, words in one.records()] == [(TRADE, (12345, 65, 5))]
+    one.feed(trade(6, "1.23456", "6.5", "ETHUSDT"))
+    assert one.records()[0] == (STATUS, CHANGED, 0, (0, -5, -1))
 
 
 def test_what_arrives_after_the_last_line_was_removed_is_dropped(rig):

@@ -1,4 +1,5 @@
 """The publisher's layout: what session.pyx calls once per frame, and what a slot holds."""
+cimport cython
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from feedhandler._cext cimport (fh_batch, fh_book, fh_chain, fh_change, fh_counters, fh_event, fh_instrument, fh_record,
                                 fh_state_l1, fh_state_row, fh_table, fh_writer)
@@ -86,6 +87,7 @@ ctypedef struct fh_slot:
     fh_stream stream[13]
 
 
+@cython.final
 cdef class Publisher:
     cdef fh_writer writer
     cdef fh_batch batch
@@ -100,7 +102,7 @@ cdef class Publisher:
     cdef uint32_t *noticed          # instruments with notices
     cdef char *padded               # copy of what Python hands in, with the padding a decoder may touch
     cdef size_t padded_size
-    cdef uint32_t out_bid_count, out_ask_count, dirty_count, pending_free, run_free
+    cdef uint32_t out_bid_count, out_ask_count, dirty_count, pending_free, run_free, run_used
     cdef uint64_t frame_count, flushed, recv_first_ns, clock_ns, clock_offset_ns, part_max
     cdef readonly uint32_t row_max, level_max, worker
     cdef readonly uint32_t notice_count     # instruments with notices; 0: notices() has nothing to say

@@ -16,6 +16,7 @@ whole for every message.
 import errno
 import os
 
+cimport cython
 from libc.errno cimport errno as errno_now
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -102,6 +103,7 @@ cdef uint8_t channel_index(channel) except 255:
     return channel
 
 
+@cython.final
 cdef class Publisher:
     """Books, rows and ring of one worker. dir_fd is the instance directory; `state` and `readers` are used if there."""
 
@@ -123,8 +125,7 @@ cdef class Publisher:
             raise MemoryError(f"no memory for {row_max} instruments and their held-back changes")
         for i in range(PENDING_COUNT_MAX):
             self.pending[i].next = i + 1 if i + 1 < PENDING_COUNT_MAX else NONE
-        for i in range(RUN_COUNT_MAX):
-            self.runs[i].next = i + 1 if i + 1 < RUN_COUNT_MAX else NONE
+        self.run_free = NONE    # runs are taken in order first, so that memory never needed is never touched
         self.open(dir_fd, slot_count, generation, resume)
         self.part_max = self.writer.ring.slot_count // 4
         self.flushed = self.writer.position
@@ -229,6 +230,8 @@ cdef class Publisher:
         decoded = self.decode(venue, payload, size, ts_recv_ns, session)
         if decoded < 0:
             self.refuse(decoded, payload, size, ts_recv_ns, session)
+            if decoded != FH_ERROR_UNKNOWN and decoded != FH_ERROR_SYMBOL:
+                self.distrust(ts_recv_ns, session)
             return decoded
         if (self.frame_count & DECODE_SAMPLE_MASK) == 0:
             fh_histogram_add(&self.counters.stage[<int>FH_STAGE_DECODE],
@@ -281,7 +284,7 @@ cdef class Publisher:
 
     cdef void refuse(self, int error, const char *payload, size_t size, uint64_t ts_recv_ns,
                      uint16_t session) noexcept nogil:
-        """Count a frame that could not be decoded, keep a sample, and doubt the books it may have belonged to."""
+        """Count a frame or snapshot that could not be decoded, and keep a sample of it for `errors`."""
         cdef char text[SAMPLE_SIZE + 48]
         cdef size_t at = 0, i
         cdef const char *name = error_name(error)
@@ -301,8 +304,6 @@ cdef class Publisher:
         for i in range(min(size, <size_t>SAMPLE_SIZE)):
             text[at + i] = payload[i] if 32 <= <uint8_t>payload[i] < 127 else b"?"
         fh_error_add(self.counters, ts_recv_ns, <uint32_t>(-error), session, text, at + min(size, <size_t>SAMPLE_SIZE))
-        if error != FH_ERROR_UNKNOWN and error != FH_ERROR_SYMBOL:
-            self.distrust(ts_recv_ns, session)
 
     cdef void distrust(self, uint64_t ts_recv_ns, uint16_t session) noexcept nogil:
         """A frame was lost. A book without sequence and checksum cannot notice, so it is broken here and now."""
@@ -850,9 +851,13 @@ cdef class Publisher:
         link = &held.run
         while left:
             run = self.run_free
-            if run == NONE:
+            if run != NONE:
+                self.run_free = self.runs[run].next
+            elif self.run_used < RUN_COUNT_MAX:
+                run = self.run_used
+                self.run_used += 1
+            else:
                 return False
-            self.run_free = self.runs[run].next
             count = min(left, <uint32_t>RUN_SIZE)
             memcpy(self.runs[run].change, &self.batch.changes[at], count * sizeof(fh_change))
             self.runs[run].next = NONE
@@ -987,6 +992,8 @@ cdef class Publisher:
             raise ValueError(f"{venue.name} has no row {instrument_id}: add the instrument before its stream")
         if snapshot not in SEEDS:
             raise ValueError(f"snapshot {snapshot!r} is not known; use in_band, rest or window")
+        if not has_lines(self.slot_at(instrument_id)):
+            self.slot_at(instrument_id).known = 0   # the row may have got other exponents, or another symbol
         cdef fh_slot *slot = self.known(venue, instrument_id)
         cdef fh_stream *stream = &slot.stream[index]
         if index == FH_CHANNEL_BOOK and slot.book.bid.max == 0 and fh_book_init(&slot.book, self.level_max) < 0:
@@ -1015,6 +1022,8 @@ cdef class Publisher:
             return
         stream.removed = 1
         stream.session_count = 0
+        stream.sequence = stream.seen = 0
+        stream.old_run = stream.gap_before = 0
         if index == FH_CHANNEL_BOOK:
             self.pending_drop(slot)
             fh_book_clear(&slot.book)
@@ -1221,6 +1230,14 @@ cdef void line_lost(fh_stream *stream, uint16_t session) noexcept nogil:
             stream.session[kept] = stream.session[i]
             kept += 1
     stream.session_count = kept
+
+
+cdef bint has_lines(fh_slot *slot) noexcept nogil:
+    cdef int index
+    for index in range(CHANNEL_MAX):
+        if slot.stream[index].lines:
+            return True
+    return False
 
 
 cdef inline void count_flags(fh_counters *counters, uint8_t flags) noexcept nogil:
