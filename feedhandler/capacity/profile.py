@@ -148,6 +148,10 @@ def rest_window(profile):
     rest = profile.get("rest") or {}
     for key in ("budget", "weight"):
         found = re.search(r"([\d,]+) (?:weight|req\w*) ?(?:/|per) ?(\d*) ?(second|sec|s|minute|min|m|hour|h)\b", str(rest.get(key) or ""))
+        burst = re.search(r"burst (\d+)", str(rest.get(key) or ""))
+        if found and burst:  # a bucket: as many as its burst, in the time it takes to fill
+            per_s = int(found[2] or 1) * _UNITS[found[3]] / int(found[1].replace(",", ""))
+            return Window(int(burst[1]), int(burst[1]) * per_s)
         if found:
             return Window(int(found[1].replace(",", "")), int(found[2] or 1) * _UNITS[found[3]])
     return None

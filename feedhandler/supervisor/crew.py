@@ -20,6 +20,7 @@ CONNECT_PAUSE_S = 0.002
 LOOK_PERIOD_S = 0.1          # heartbeats
 STARTING_GRACE_S = 5.0       # before the first heartbeat counts
 READ_SIZE = 1 << 16
+SOCKET_GRACE_S = 0.2
 STOP_GRACE_S = 2.0           # beyond the drain, before SIGKILL
 
 
@@ -135,6 +136,7 @@ class Crew:
         except ValueError as error:  # a damaged frame; msgspec's errors are of this kind too
             reason = f"it said what cannot be understood: {error}"
         worker.writer.close()
+        await asyncio.sleep(SOCKET_GRACE_S)  # a dying worker closes its socket just before its pidfd says so, which ends this task
         if instance.alive(worker.pid, worker.pid_start) and not self.stopping:
             self.chief.log("worker_silent", worker=worker.number, pid=worker.pid, reason=reason)
             os.kill(worker.pid, signal.SIGKILL)
