@@ -60,7 +60,7 @@ class Crew:
         self.chief, self.generation = chief, generation
         cpus = chief.config.instance.cpus
         self.workers = [Worker(number, cpus[number] if cpus else None) for number in range(chief.config.instance.workers)]
-        self.launcher = None
+        self.launcher, self.launching = None, asyncio.Lock()
         self.stopping = False
         self.tasks = set()
 
@@ -77,9 +77,10 @@ class Crew:
                 worker = self.workers[row["worker"]]
                 worker.adopted = True
                 self._watch(worker, row["pid"], row["pid_start"])
-        self.launcher = await Launcher.start()
+        async with self.launching:
+            self.launcher = await Launcher.start()
         for worker in self.workers:
-            if worker.pidfd is None:
+            if not worker.pid:
                 await self._fork(worker)
         self.chief.on_crew_changed()
         self._background(self._look())
@@ -96,15 +97,19 @@ class Crew:
             self.chief.on_failure(task.exception())
 
     async def _fork(self, worker):
-        """A new process for this worker; a launcher that died is replaced once."""
-        try:
-            pid = await self.launcher.fork(self.options(worker))
-        except (LauncherError, OSError, asyncio.TimeoutError) as error:
-            self.chief.log("launcher_lost", reason=str(error))
-            with contextlib.suppress(ProcessLookupError):
-                self.launcher.process.kill()
-            self.launcher = await Launcher.start()
-            pid = await self.launcher.fork(self.options(worker))
+        """A new process for this worker, one at a time; a launcher that is not there yet or died is started first."""
+        async with self.launching:
+            try:
+                if self.launcher is None:
+                    self.launcher = await Launcher.start()
+                pid = await self.launcher.fork(self.options(worker))
+            except (LauncherError, OSError, asyncio.TimeoutError) as error:
+                self.chief.log("launcher_lost", reason=str(error))
+                if self.launcher is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        self.launcher.process.kill()
+                self.launcher = await Launcher.start()
+                pid = await self.launcher.fork(self.options(worker))
         self._watch(worker, pid, instance.pid_start(pid))
 
     def _watch(self, worker, pid, start):
