@@ -1,4 +1,5 @@
 """The supervisor with its real launcher, workers and command line, against simulated venues on loopback."""
+import asyncio
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import pytest
 from feedhandler import control, instance, venues
 from feedhandler.supervisor import client, instruments, ledger, rest, tables
 from feedhandler.capacity.profile import Window
-from feedhandler.venue import Instrument
+from feedhandler.venue import Instrument, RestRequest
 
 PRODUCT = pathlib.Path(__file__).parents[1]
 NAME = f"test-{os.getpid()}-sv"
@@ -295,3 +296,77 @@ def test_a_plan_that_does_not_fit_starts_nothing(running, tmp_path):
     done = verb("start", "-c", str(folder / "small.toml"), env=env)
     assert done.returncode == 1 and "do not fit" in done.stderr and "the target is 5" in done.stderr
     assert not os.path.exists(instance.directory(NAME))
+
+
+# -- REST against a server of our own ------------------------------------------------------------------------------------
+
+def with_rest(tmp_path, answer, use):
+    """Run use(client, arrivals) against a loopback server; answer(number) is (status, headers, body) of its number-th request."""
+    from aiohttp import web
+    arrivals = []
+
+    async def handle(request):
+        arrivals.append((time.monotonic(), request.path_qs))
+        status, headers, body = answer(len(arrivals))
+        return web.Response(status=status, headers=headers, body=body)
+
+    async def main():
+        app = web.Application()
+        app.router.add_get("/{tail:.*}", handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]
+        book = ledger.Ledger(str(tmp_path / "budgets.json"), pytest.fail)
+        book.open("rest v", [Window(10, 0.5)])
+        rest_client = rest.Rest("v", f"http://127.0.0.1:{port}/base", "", book, "rest v", lambda *words, **fields: None)
+        try:
+            await use(rest_client, arrivals)
+        finally:
+            await rest_client.close()
+            await runner.cleanup()
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("status", [429, 418, 503])
+def test_no_request_leaves_inside_a_ban_and_waiting_ones_go_after_it(tmp_path, status):
+    async def use(rest_client, arrivals):
+        first = await rest_client.get(RestRequest("/a"))
+        assert (first.status, first.retry_s) == (status, 0.4) and "slow down" in first.reason
+        assert any("banned_until_ns" in row for row in rest_client.ledger.document())
+        replies = await asyncio.gather(*(rest_client.get(RestRequest(f"/{n}")) for n in range(3)))
+        assert [reply.body for reply in replies] == [b"ok"] * 3
+        assert min(at for at, _ in arrivals[1:]) - arrivals[0][0] >= 0.39
+    with_rest(tmp_path, lambda number: (status, {"Retry-After": "0.4"}, b"slow down") if number == 1 else (200, {}, b"ok"), use)
+
+
+def test_requests_keep_to_80_percent_of_the_weight_and_snapshots_go_first(tmp_path):
+    async def use(rest_client, arrivals):
+        requests = [rest_client.get(RestRequest(f"/list{n}", 4), rest.LIST) for n in range(3)]
+        requests += [rest_client.get(RestRequest(f"/book{n}", 4)) for n in range(3)]
+        await asyncio.gather(*requests)
+        order = [path for _, path in arrivals]
+        assert all("book" in path for path in order[:3]) and order == [f"/base/{kind}{n}" for kind in ("book", "list") for n in range(3)]
+        times = [at for at, _ in arrivals]
+        assert times[2] - times[0] >= 0.45 and times[4] - times[2] >= 0.45, "8 of 10 in half a second: two requests of weight 4"
+    with_rest(tmp_path, lambda number: (200, {}, b"x"), use)
+
+
+def test_a_list_is_asked_for_until_it_comes(tmp_path):
+    said = []
+
+    async def use(rest_client, arrivals):
+        assert await rest_client.get_until(RestRequest("/list"), said.append) == b"rows"
+    with_rest(tmp_path, lambda number: (500, {}, b"oops") if number < 2 else (200, {}, b"rows"), use)
+    assert said == ["HTTP 500 oops"]
+
+
+def test_an_answer_without_an_end_stops_at_the_maximum(tmp_path, monkeypatch):
+    monkeypatch.setattr(rest, "BODY_SIZE_MAX", 1000)
+
+    async def use(rest_client, arrivals):
+        assert (await rest_client.get(RestRequest("/fits"))).body == bytes(1000)
+        reply = await rest_client.get(RestRequest("/large"))
+        assert (reply.status, reply.body) == (0, b"") and "larger than 1000 bytes" in reply.reason
+    with_rest(tmp_path, lambda number: (200, {}, bytes(999 + number)), use)
