@@ -119,15 +119,15 @@ void fh_book_truncate(fh_book *book, uint32_t depth)
     truncate_side(&book->ask, depth);
 }
 
-/* False if a value times its power leaves int64. An undefined size stays undefined. */
+/* False if a value times its power leaves int64. An undefined size stays undefined; no product becomes FH_UNDEFINED, which
+ * is -2^63 and so no multiple of ten. */
 static bool side_fits(const fh_side_array *side, int64_t price_power, int64_t size_power)
 {
     int64_t product;
     for (uint32_t index = 0; index < side->count; index++) {
         fh_level level = side->level[index];
-        if (__builtin_mul_overflow(level.price, price_power, &product) || product == FH_UNDEFINED) return false;
-        if (level.size == FH_UNDEFINED) continue;
-        if (__builtin_mul_overflow(level.size, size_power, &product) || product == FH_UNDEFINED) return false;
+        if (__builtin_mul_overflow(level.price, price_power, &product)) return false;
+        if (level.size != FH_UNDEFINED && __builtin_mul_overflow(level.size, size_power, &product)) return false;
     }
     return true;
 }

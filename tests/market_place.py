@@ -7,7 +7,7 @@ import struct
 import tempfile
 
 from feedhandler.worker.publisher import Publisher
-from tests import csupport
+import csupport
 
 _numbers = itertools.count()
 ROW_MAX = 64

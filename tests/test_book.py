@@ -179,6 +179,12 @@ def test_what_no_exponent_can_hold_is_flagged_and_not_asked_for(c, guard):
         assert scale(c, guard, text, -8, -8)[:2] == (OK, [row]), text
 
 
+def test_what_was_flagged_while_parsing_stays_flagged_though_its_digits_are_those_of_the_row(c, guard):
+    assert scale(c, guard, b'[["1e999","1"],["1","1e999"]]', 0, 0)[:2] == (OK, [(UNDEFINED, 1, OVERFLOW), (1, UNDEFINED, OVERFLOW)])
+    cut, kept = "12345678901234567.891", 1234567890123456789
+    assert scale(c, guard, f'[["{cut}","1"],["1","{cut}"]]'.encode(), -2, -2)[:2] == (OK, [(kept, 100, INEXACT), (100, kept, INEXACT)])
+
+
 def test_one_number_is_scaled_as_a_change_is(c):
     def one(text, is_size=0, accept=0):
         out = (ctypes.c_int64 * 5)()

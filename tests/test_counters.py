@@ -7,8 +7,9 @@ import re
 import struct
 
 import pytest
-from native import ROOT
-from test_ring import I, P, TEXT, U32, U64, corrupt, function, place  # noqa: F401
+
+from csupport import ROOT
+from ring_support import (I, P, TEXT, U32, U64, corrupt, function, place)  # noqa: F401
 
 HISTOGRAM = 80 + 128 * 8
 HISTOGRAM_SIZE = 32 + 2304 * 8
@@ -18,7 +19,7 @@ SIZE = ERRORS + 128 * 256
 
 
 @pytest.fixture
-def counters(place):  # noqa: F811
+def counters(place):
     descriptor = os.open(place.path, os.O_RDONLY)
     opened = []
 

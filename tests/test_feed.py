@@ -7,66 +7,10 @@ import threading
 import time
 
 import pytest
-from native import ROOT, build_directory, compile_c
-from test_ring import (ABSENT, BAD, EMPTY, I, LAPPED, LAST, LIVE, MAGIC, MOVED_IN, MOVED_OUT, NEW_RING, OK, P, RECORD, REF, ROW,
-                       SILENT, SIZE, SLOTS, STATUS, TEXT, U32, U64, corrupt, function, numbers, place)  # noqa: F401
 
-
-def table(directory, name, row_max=4, create=1):
-    descriptor = os.open(directory, os.O_RDONLY)
-    result = I()
-    try:
-        at = function("t_table", P, I, TEXT, U64, U32, U32, I, REF(I))(
-            descriptor, name.encode(), MAGIC[name], ROW[name], row_max, create, result)
-    finally:
-        os.close(descriptor)
-    return at, result.value
-
-
-class Feed:
-    def __init__(self, directory):
-        result, error = I(), ctypes.create_string_buffer(400)
-        self.at = function("t_feed", P, TEXT, REF(I), TEXT, SIZE)(str(directory).encode(), result, error, 400)
-        self.result, self.error = result.value, error.value.decode()
-        self.room = ctypes.create_string_buffer(64 * 4096)
-
-    def poll(self, max_count=4096):
-        count, worker, lost = SIZE(), U32(), U64()
-        result = function("t_feed_poll", I, P, P, SIZE, REF(SIZE), REF(U32), REF(U64))(
-            self.at, self.room, max_count, count, worker, lost)
-        return result, worker.value, [RECORD.unpack_from(self.room, 64 * i) for i in range(count.value)], lost.value
-
-    def drain(self):
-        """(worker, number) of every record until nothing is left."""
-        seen = []
-        while (answer := self.poll())[0] == OK:
-            seen += [(answer[1], number) for number in numbers(answer[2])]
-        return seen
-
-    def wait(self, timeout_ns):
-        function("t_feed_wait", None, P, U64)(self.at, timeout_ns)
-
-    def close(self):
-        if self.at:
-            function("t_feed_close", None, P)(self.at)
-            self.at = None
-
-
-@pytest.fixture
-def instance(place):  # noqa: F811
-    """An instance with its three tables; writers come from place."""
-    tables = {name: table(place.path, name, 64 if name == "readers" else 4)[0] for name in MAGIC}
-    instrument = struct.pack("<IBBbbHHbBHqqqQq24s48s64s64x", 2, 1, 2, -2, -3, 0, 0, 0, 0, 0, 1, 1, 1, 0, -(2**63),
-                             b"binance-usdm", b"BTCUSDT", b"BTC-USDT-PERP")
-    ctypes.memmove(function("t_instrument", P, P, U32)(tables["instruments"], 2), instrument, 256)
-    feeds = []
-    place.tables = tables
-    place.feed = lambda: feeds.append(Feed(place.path)) or feeds[-1]
-    yield place
-    for feed in feeds:
-        feed.close()
-    for at in tables.values():
-        function("t_table_close", None, P)(at)
+from csupport import ROOT
+from ring_support import (ABSENT, BAD, EMPTY, I, LAPPED, LAST, LIVE, MOVED_IN, MOVED_OUT, NEW_RING, OK, P, ROW, SILENT,
+                                SLOTS, STATUS, TEXT, U32, U64, Feed, corrupt, function, instance, numbers, place, program)  # noqa: F401
 
 
 def test_feed_takes_the_rings_in_turn_and_keeps_each_ones_order(instance):
@@ -271,7 +215,7 @@ def test_no_wake_is_lost_between_two_processes_that_take_turns(instance):
     """What: two processes hand a number to and fro 4,000 times, each asleep whenever it waits.
     Why: a lost wake shows as a sleep of 50 ms. Sizes: two rings, two feeds, 8,000 sleeps.
     A failure means that more than 4 waits (one in a thousand turns) ran to their time-out."""
-    done = subprocess.run([compile_c("pingpong.c"), str(instance.path), "4000"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program("pingpong.c"), str(instance.path), "4000"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) <= 4
 
@@ -304,8 +248,8 @@ def test_slot_of_a_dead_reader_is_taken_and_all_taken_is_no_error(instance):
 
 
 @pytest.fixture(scope="module")
-def strategy():
-    program = build_directory() / "strategy"
+def strategy(tmp_path_factory):
+    program = tmp_path_factory.mktemp("strategy") / "strategy"
     done = subprocess.run(["cc", "-O2", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{ROOT / 'cext' / 'include'}",
                            str(ROOT / "tests" / "c" / "strategy.c"), "-o", str(program), "-lm"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

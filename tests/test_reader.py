@@ -14,7 +14,7 @@ import pytest
 import feedhandler
 from feedhandler import venues
 from feedhandler.reader import FULL_DTYPE
-from tests import market_place
+import market_place
 
 D = decimal.Decimal
 NOW = 1_700_000_000_000_000_000
@@ -227,8 +227,8 @@ def test_ctrl_c_ends_a_blocked_reader(spot):
     program = textwrap.dedent(f"""
         import feedhandler
         feed = feedhandler.attach("test", directory={directory!r})
-        print("ready", flush=True)
         try:
+            print("ready", flush=True)
             for record in feed:
                 pass
         except KeyboardInterrupt:

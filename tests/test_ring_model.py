@@ -1,12 +1,11 @@
 """The ring's protocols under a weak-memory model checker, and that the models still are the code's protocols."""
-import functools
 import pathlib
 import re
 import shutil
 import subprocess
 
 import pytest
-from native import ROOT, build_directory
+from csupport import ROOT
 
 MODELS = ROOT / "tests" / "c" / "models.cpp"
 EXECUTIONS = 100_000  # the rarest mutant of all is found before 10,000
@@ -14,30 +13,30 @@ MUTANTS = {"tip": (1, 2, 3, 4), "span": (1, 4, 5, 6), "restart": (4, 7, 8, 9), "
            "wake": (14, 15, 16, 17, 18)}
 
 
-@functools.cache
-def program():
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
     if not shutil.which("g++") or not pathlib.Path("/usr/include/relacy/relacy.hpp").exists():
         pytest.skip("g++ or the header relacy/relacy.hpp (package relacy-dev) is missing")
-    target = build_directory() / "models"
+    target = tmp_path_factory.mktemp("models") / "models"
     done = subprocess.run(["g++", "-std=c++11", "-fpermissive", "-w", "-O1", str(MODELS), "-o", str(target)],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
 
 
-def run(model, mutant):
-    return subprocess.run([program(), model, str(mutant), str(EXECUTIONS)], capture_output=True, text=True)
+def run(models, model, mutant):
+    return subprocess.run([models, model, str(mutant), str(EXECUTIONS)], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("model", MUTANTS)
-def test_protocol_holds_in_every_execution_tried(model):
-    done = run(model, 0)
+def test_protocol_holds_in_every_execution_tried(models, model):
+    done = run(models, model, 0)
     assert done.returncode == 0, done.stdout[:4000]
 
 
 @pytest.mark.parametrize("model, mutant", [(model, mutant) for model in MUTANTS for mutant in MUTANTS[model]])
-def test_broken_protocol_is_found_out(model, mutant):
-    done = run(model, mutant)
+def test_broken_protocol_is_found_out(models, model, mutant):
+    done = run(models, model, mutant)
     assert done.returncode == 1 and "ASSERT FAILED" in done.stdout
 
 

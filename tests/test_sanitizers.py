@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from native import ROOT
+
+from csupport import ROOT
 
 TESTS = ("test_ring.py", "test_feed.py", "test_state.py", "test_counters.py")
 ELSEWHERE = "torture or killed or full_shared or strategy or take_turns"  # programs of their own, not the library

@@ -286,10 +286,11 @@ def test_the_oracle_says_what_a_fault_made_inexact_and_a_new_snapshot_heals():
             await client.count(20)
             simulator.faults.add("drop", channel="book")
             await client.until(lambda: simulator.faults.records)
-            exact = simulator.documents()["okx"]["books"]["BTC-USDT-SWAP"]["exact"]
-            assert exact == {"l1": False, "final": False}
+            document = simulator.documents()["okx"]
+            assert document["oracle"]["books"]["BTC-USDT-SWAP"]["exact"] == {"l1": False, "final": False}
+            assert document["books"]["BTC-USDT-SWAP"] == {"state": "live", "crossed": 0}
             client.send({"op": "unsubscribe", "args": [arg]})
             client.send({"op": "subscribe", "args": [arg]})
             await client.until(lambda: sum(b'"action":"snapshot"' in frame for frame in client.frames) == 2)
-            assert simulator.documents()["okx"]["books"]["BTC-USDT-SWAP"]["exact"]["final"]
+            assert simulator.documents()["okx"]["oracle"]["books"]["BTC-USDT-SWAP"]["exact"]["final"]
     run(main())

@@ -137,9 +137,7 @@ def test_a_depth_request_costs_what_its_limit_says(venue, path, limit, weight):
 def test_a_pong_must_echo_the_payload_or_the_connection_closes():
     async def main():
         async with running(venues=("binance-spot",), rate=1, ping_every_s=0.3, time_scale=0.01) as simulator:   # pong within 0.6 s
-            good, wrong = await connect(simulator, "binance-spot"), await connect(simulator, "binance-spot", auto_pong=False)
-            await wrong.until(lambda: wrong.pings)
-            wrong.transport.send_pong(b"not the payload")
+            good, wrong = await connect(simulator, "binance-spot"), await connect(simulator, "binance-spot", pong=lambda payload: payload + b"0")
             assert await wrong.gone() == (1008, b"Pong timeout")
             await good.until(lambda: len(good.pings) >= 3)
             assert not good.closed
@@ -337,4 +335,24 @@ def test_limits_are_only_counted_when_they_are_not_enforced():
                 client.send(ping_id(number))
             await client.count(20)
             assert simulator.usage.document()["binance-spot: client messages per s and connection"]["ratio"] == 4.0
+    run(main())
+
+
+ODD = [b"", b"\xff", b"[]", b"5", b'"x"', b"null", {}, {"method": "SUBSCRIBE"}, {"method": "SUBSCRIBE", "params": [[1]]}, {"method": ["x"], "params": 5}, {"method": "SET_PROPERTY", "params": {}},
+       {"op": "subscribe"}, {"op": "subscribe", "args": 5}, {"op": "subscribe", "args": [5, None, {"channel": 5}, {"channel": "books", "instId": [1]}]}, {"op": "unsubscribe", "args": [[]]},
+       {"method": "subscribe", "params": 5}, {"method": "subscribe", "params": {"channel": 5, "symbol": 7}}, {"method": "subscribe", "params": {"channel": "book", "symbol": [5], "depth": "x"}},
+       {"method": "public/subscribe", "params": [1]}, {"method": "public/subscribe", "params": {"channels": 5}}, {"method": "public/subscribe", "params": {"channels": [[1], None]}},
+       {"method": "public/unsubscribe", "params": {"channels": [{}]}}, {"method": "public/set_heartbeat", "params": {"interval": "x"}}]
+
+
+@pytest.mark.parametrize("venue", ["binance-spot", "binance-usdm", "binance-coinm", "okx", "kraken", "deribit"])
+def test_no_odd_request_ends_a_connection_or_the_simulator(venue):
+    async def main():
+        async with running(venues=(venue,), rate=100, instruments=5, enforce=False) as simulator:
+            client = await connect(simulator, venue)
+            for message in ODD:
+                client.send(message)
+            client.transport.send_ping(b"still there?")
+            await client.until(lambda: any(kind == picows.WSMsgType.PONG for kind, _, _ in client.kinds))
+            assert not client.closed
     run(main())

@@ -180,3 +180,23 @@ def test_the_busy_usdm_recording_gives_the_expected_books_at_full_speed():
                 lines = [trade_line(row["p"], row["q"], not row["m"]) for row in trades if row["s"] == symbol and row["X"] == "MARKET"]
                 assert digest(lines)["sha256"] == expected["trades"][symbol]["sha256"]
     run(main())
+
+
+def test_after_the_first_book_frame_the_player_waits_for_the_depth_request(tmp_path):
+    """A client asks for the snapshot when it has seen a frame; what it needs must not have passed by then."""
+    path = tmp_path / "wait.tsv.gz"
+    row = b'{"stream":"abcusdt@depth@100ms","data":{"e":"depthUpdate","E":1,"s":"ABCUSDT","U":%d,"u":%d,"b":[["2.4","1.5"]],"a":[]}}'
+    rest = b'https://api.binance.com/api/v3/depth?symbol=ABCUSDT&limit=1000 {"lastUpdateId":3,"bids":[],"asks":[]}'
+    frames = [(b"%d" % number, b"ws1", b"in", row % (number, number)) for number in range(1, 6)]
+    write(path, frames[:3] + [(b"3", b"http", b"rest", rest)] + frames[3:])
+    async def main():
+        async with running(captures={"binance-spot": path}, speed="max", wait_subscriptions="1") as simulator:
+            client = await connect(simulator, "binance-spot", tail="?streams=abcusdt@depth@100ms")
+            await client.count(1)
+            await asyncio.sleep(0.1)
+            assert len(client.frames) == 1
+            await get(simulator, "binance-spot", "/api/v3/depth?symbol=ABCUSDT&limit=5000")
+            assert len(client.frames) == 3
+            await finished(simulator, client)
+            assert client.frames == [frame[3] for frame in frames]
+    run(main())

@@ -284,3 +284,33 @@ def test_stopping_closes_clients_and_leaves_no_file_task_or_port():
             await asyncio.open_connection("127.0.0.1", port)
         assert len(asyncio.all_tasks()) <= 2
     run(main())
+
+
+def test_the_oracle_follows_a_client_that_leaves_a_stream_and_comes_back():
+    async def main():
+        async with running(venues=("okx",), instruments=1, rate=RATE) as simulator:
+            arg, book, trades = {"channel": "books", "instId": "BTC-USDT-SWAP"}, TestBook(), []
+            client = await connect(simulator, "okx", "public")
+            other = await connect(simulator, "okx", "public")       # keeps the market moving meanwhile
+            other.send({"op": "subscribe", "args": [{"channel": "bbo-tbt", "instId": "BTC-USDT-SWAP"}]})
+            await other.count(30)
+            for _ in range(3):
+                client.send({"op": "subscribe", "args": [arg, {**arg, "channel": "trades"}]})
+                await client.count(len(client.frames) + 100)
+                client.send({"op": "unsubscribe", "args": [arg, {**arg, "channel": "trades"}]})
+                await client.text(b'"event":"unsubscribe"', len(client.frames) - 1)
+                await other.count(len(other.frames) + 40)
+            await hold(simulator, client)
+            for frame in (loads(frame) for frame in client.frames if b'"data"' in frame):
+                row = frame["data"][0]
+                if frame["arg"]["channel"] == "trades":
+                    trades.append(trade_line(row["px"], row["sz"], row["side"] == "buy"))
+                    continue
+                if frame["action"] == "snapshot":
+                    book.clear()
+                book.apply([level[:2] for level in row["bids"]], [level[:2] for level in row["asks"]])
+                book.step()
+            document = simulator.documents()["okx"]
+            book.same_as(document["books"]["BTC-USDT-SWAP"])
+            same_lines(trades, document["trades"]["BTC-USDT-SWAP"])
+    run(main())

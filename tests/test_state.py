@@ -5,9 +5,9 @@ import os
 import struct
 
 import pytest
-from test_feed import instance, table  # noqa: F401
-from test_ring import (BAD, E_MALFORMED, E_RANGE, E_SYSTEM, E_UNKNOWN, EMPTY, I, MAGIC, OK, P, REF, ROW, TEXT, U32, U64, corrupt,
-                       function, place)  # noqa: F401
+
+from ring_support import (EMPTY, E_MALFORMED, E_RANGE, E_SYSTEM, E_UNKNOWN, I, OK, P, ROW, U32, U64, corrupt, function,
+                                instance, place, place, table)  # noqa: F401
 
 FLAG_STALE = 16
 L1_FLAGS, BOOK_FLAGS = 165, 28
@@ -30,7 +30,7 @@ def book_of(row):
 
 
 @pytest.fixture
-def rows(instance):  # noqa: F811
+def rows(instance):
     row = function("t_row", P, P, U32)
     return [row(instance.tables["state"], i) for i in range(4)]
 
@@ -69,7 +69,7 @@ def test_half_written_copy_is_never_what_a_reader_gets(rows):
     assert struct.unpack_from("<QQQQq", read(rows[0], "l1", 192)[1])[4] == 33
 
 
-def test_only_the_resumed_workers_newer_rows_become_stale(instance, rows):  # noqa: F811
+def test_only_the_resumed_workers_newer_rows_become_stale(instance, rows):
     give = function("t_give", None, P, U32)
     for row, owner, position in zip(rows, (3, 3, 3, 4), (99, 100, 101, 101)):
         give(row, owner)
@@ -83,7 +83,7 @@ def test_only_the_resumed_workers_newer_rows_become_stale(instance, rows):  # no
     assert mark(instance.tables["state"], 3, 0) == 0
 
 
-def test_table_is_created_once_and_opened_by_many(place):  # noqa: F811
+def test_table_is_created_once_and_opened_by_many(place):
     first, result = table(place.path, "state")
     assert result == 0
     assert table(place.path, "state")[1] == E_SYSTEM and ctypes.get_errno() == errno.EEXIST
@@ -103,7 +103,7 @@ def current_umask():
 
 
 @pytest.mark.parametrize("row_max", [0, 2**20 + 1])
-def test_table_without_rows_or_with_too_many_is_refused(place, row_max):  # noqa: F811
+def test_table_without_rows_or_with_too_many_is_refused(place, row_max):
     assert table(place.path, "state", row_max) == (None, E_RANGE)
     assert not (place.path / "state").exists()
 
@@ -112,7 +112,7 @@ def test_table_without_rows_or_with_too_many_is_refused(place, row_max):  # noqa
     (0, b"\1", E_MALFORMED), (8, b"\2", E_UNKNOWN), (12, struct.pack("<I", 64), E_MALFORMED), (16, b"\0\0", E_UNKNOWN),
     (24, b"\1", E_MALFORMED), (48, struct.pack("<I", 1792), E_MALFORMED), (52, struct.pack("<I", 3), E_MALFORMED),
     (52, struct.pack("<I", 0), E_MALFORMED), (52, struct.pack("<I", 2**32 - 1), E_MALFORMED)])
-def test_table_with_a_wrong_head_is_refused(place, offset, data, result):  # noqa: F811
+def test_table_with_a_wrong_head_is_refused(place, offset, data, result):
     at, _ = table(place.path, "state")
     function("t_table_close", None, P)(at)
     corrupt(place.path / "state", offset, data)
@@ -120,7 +120,7 @@ def test_table_with_a_wrong_head_is_refused(place, offset, data, result):  # noq
 
 
 @pytest.mark.parametrize("change", [-4096 - 4 * ROW["state"], -1, 1])
-def test_table_of_another_size_is_refused(place, change):  # noqa: F811
+def test_table_of_another_size_is_refused(place, change):
     at, _ = table(place.path, "state")
     function("t_table_close", None, P)(at)
     os.truncate(place.path / "state", 4096 + 4 * ROW["state"] + change)

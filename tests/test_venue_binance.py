@@ -338,7 +338,7 @@ def test_symbols_beyond_ascii_and_symbols_of_digits_are_found():
     assert decoder.events(text(wrap("牛来usdt@depth5", WINDOW)))[0]["instrument"] == 2
     name = decoder.stream("牛来USDT", Channel("book", 5))
     assert name.wire == "牛来usdt@depth5@100ms"
-    assert decoder.subscribe("stream", [name], 1)[0][1] == '{"method":"SUBSCRIBE","params":["牛来usdt@depth5@100ms"],"id":1}'
+    assert decoder.subscribe("spot.json", [name], 1)[0][1] == '{"method":"SUBSCRIBE","params":["牛来usdt@depth5@100ms"],"id":1}'
 
 
 @pytest.mark.parametrize("symbol", ["NOSUCH", "", "bnbbtc", "X" * 48, "X" * 49, "X" * 300])
@@ -519,21 +519,21 @@ def test_futures_changes_chain_by_pu_alone(family, state, first, last, prev, ver
 # -- streams ------------------------------------------------------------------------------------------------------
 
 STREAMS = [
-    ("spot", "trade", "stream", "bnbbtc@trade"), ("spot", "agg_trade", "stream", "bnbbtc@aggTrade"),
-    ("spot", "quote", "stream", "bnbbtc@bookTicker"), ("spot", "book", "stream", "bnbbtc@depth@100ms"),
-    ("spot", "book@100ms", "stream", "bnbbtc@depth@100ms"), ("spot", "book@1000ms", "stream", "bnbbtc@depth"),
-    ("spot", "book20", "stream", "bnbbtc@depth20@100ms"), ("spot", "book5@1000ms", "stream", "bnbbtc@depth5"),
-    ("spot", "candle@1s", "stream", "bnbbtc@kline_1s"), ("spot", "candle", "stream", "bnbbtc@kline_1m"),
-    ("spot", "ticker", "stream", "bnbbtc@ticker"),
-    ("usdm", "trade", "public", "bnbbtc@trade"), ("usdm", "quote", "public", "bnbbtc@bookTicker"),
-    ("usdm", "book", "public", "bnbbtc@depth@100ms"), ("usdm", "book@0ms", "public", "bnbbtc@depth@0ms"),
-    ("usdm", "book@250ms", "public", "bnbbtc@depth"), ("usdm", "book10@500ms", "public", "bnbbtc@depth10@500ms"),
-    ("usdm", "agg_trade", "market", "bnbbtc@aggTrade"), ("usdm", "candle@4h", "market", "bnbbtc@kline_4h"),
-    ("usdm", "ticker", "market", "bnbbtc@ticker"), ("usdm", "mark", "market", "bnbbtc@markPrice@1s"),
-    ("usdm", "index", "market", "bnbbtc@markPrice@1s"), ("usdm", "funding@3s", "market", "bnbbtc@markPrice"),
-    ("usdm", "liquidation", "market", "bnbbtc@forceOrder"), ("usdm", "instrument", "market", "!contractInfo"),
-    ("coinm", "trade", "stream", "bnbbtc@trade"), ("coinm", "mark", "stream", "bnbbtc@markPrice@1s"),
-    ("coinm", "book@0ms", "stream", "bnbbtc@depth@0ms"),
+    ("spot", "trade", "spot.json", "bnbbtc@trade"), ("spot", "agg_trade", "spot.json", "bnbbtc@aggTrade"),
+    ("spot", "quote", "spot.json", "bnbbtc@bookTicker"), ("spot", "book", "spot.json", "bnbbtc@depth@100ms"),
+    ("spot", "book@100ms", "spot.json", "bnbbtc@depth@100ms"), ("spot", "book@1000ms", "spot.json", "bnbbtc@depth"),
+    ("spot", "book20", "spot.json", "bnbbtc@depth20@100ms"), ("spot", "book5@1000ms", "spot.json", "bnbbtc@depth5"),
+    ("spot", "candle@1s", "spot.json", "bnbbtc@kline_1s"), ("spot", "candle", "spot.json", "bnbbtc@kline_1m"),
+    ("spot", "ticker", "spot.json", "bnbbtc@ticker"),
+    ("usdm", "trade", "usdm.public", "bnbbtc@trade"), ("usdm", "quote", "usdm.public", "bnbbtc@bookTicker"),
+    ("usdm", "book", "usdm.public", "bnbbtc@depth@100ms"), ("usdm", "book@0ms", "usdm.public", "bnbbtc@depth@0ms"),
+    ("usdm", "book@250ms", "usdm.public", "bnbbtc@depth"), ("usdm", "book10@500ms", "usdm.public", "bnbbtc@depth10@500ms"),
+    ("usdm", "agg_trade", "usdm.market", "bnbbtc@aggTrade"), ("usdm", "candle@4h", "usdm.market", "bnbbtc@kline_4h"),
+    ("usdm", "ticker", "usdm.market", "bnbbtc@ticker"), ("usdm", "mark", "usdm.market", "bnbbtc@markPrice@1s"),
+    ("usdm", "index", "usdm.market", "bnbbtc@markPrice@1s"), ("usdm", "funding@3s", "usdm.market", "bnbbtc@markPrice"),
+    ("usdm", "liquidation", "usdm.market", "bnbbtc@forceOrder"), ("usdm", "instrument", "usdm.market", "!contractInfo"),
+    ("coinm", "trade", "coinm", "bnbbtc@trade"), ("coinm", "mark", "coinm", "bnbbtc@markPrice@1s"),
+    ("coinm", "book@0ms", "coinm", "bnbbtc@depth@0ms"),
 ]
 
 
@@ -546,7 +546,7 @@ def test_a_channel_names_its_stream_and_route(family, channel, endpoint, wire):
 
 def test_mark_index_and_funding_share_one_stream_so_it_is_subscribed_once():
     found = {venue("usdm").stream("BTCUSDT", Channel(name)) for name in ("mark", "index", "funding")}
-    assert found == {Stream("market", "btcusdt@markPrice@1s", "BTCUSDT", "mark", first_data_s=30.0)}
+    assert found == {Stream("usdm.market", "btcusdt@markPrice@1s", "BTCUSDT", "mark", first_data_s=30.0)}
 
 
 def test_a_book_says_how_it_starts_and_how_deep_it_is():
@@ -590,14 +590,14 @@ def test_usdm_routes_deliver_what_is_planned_on_them():
 
 def test_subscriptions_are_split_and_numbered():
     spot = venue("spot")
-    streams = [Stream("stream", f"s{index}@trade", f"S{index}", "trade") for index in range(201)]
-    messages = spot.subscribe("stream", streams, 5)
+    streams = [Stream("spot.json", f"s{index}@trade", f"S{index}", "trade") for index in range(201)]
+    messages = spot.subscribe("spot.json", streams, 5)
     assert [(number, len(part)) for number, _, part in messages] == [(5, 100), (6, 100), (7, 1)]
     assert [name for _, frame, _ in messages for name in json.loads(frame)["params"]] == [stream.wire for stream in streams]
     assert [json.loads(frame)["id"] for _, frame, _ in messages] == [5, 6, 7]
-    assert json.loads(spot.unsubscribe("stream", streams[:1], 9)[0][1]) == {
+    assert json.loads(spot.unsubscribe("spot.json", streams[:1], 9)[0][1]) == {
         "method": "UNSUBSCRIBE", "params": ["s0@trade"], "id": 9}
-    assert spot.subscribe("stream", [], 1) == [] and spot.on_open("stream") == [] and spot.ping("stream", 1) is None
+    assert spot.subscribe("spot.json", [], 1) == [] and spot.on_open("spot.json") == [] and spot.ping("spot.json", 1) is None
 
 
 @pytest.mark.parametrize("family,depth,path,weight", [
@@ -659,7 +659,7 @@ def test_profiles_state_their_limits():
             assert profile["client_msg"]["pace_ms"] == 300 and profile["client_msg"]["counts_control_frames"]
             assert profile["sub"]["max_per_conn"] == 1024 and profile["sub"]["ack_means_data"] is False
             assert profile["lifetime"]["max_s"] == 86400 and profile["liveness"]["pong_echo_payload"]
-    assert venue("spot").profiles["stream"]["conn"]["attempts"] == [{"n": 300, "per_s": 300, "scope": "ip"}]
+    assert venue("spot").profiles["spot.json"]["conn"]["attempts"] == [{"n": 300, "per_s": 300, "scope": "ip"}]
 
 
 # -- recorded traffic ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import random
 
 import pytest
 
@@ -360,6 +361,20 @@ def test_changes_of_the_instrument_list_are_dropped_on_purpose():
     assert (seen["status"], seen["ignored"]) == (0, 1)
 
 
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_frame_with_any_byte_changed_is_decoded_or_refused_whole(name):
+    made, random_ = venue(), random.Random(name)
+    for _ in range(400):
+        payload = bytearray(FRAMES[name])
+        for _ in range(random_.choice((1, 1, 2, 5))):
+            payload[random_.randrange(len(payload))] = random_.choice(b'"{}[],:\\-.0123456789eEnulltrue \x00\xff')
+        seen = made.inspect(bytes(payload))
+        assert seen["status"] == len(seen["events"]) or (seen["status"] < 0 and not seen["events"])
+        assert not (seen["events"] and seen["control"])
+        if seen["status"] == 0 and not seen["control"]:
+            assert seen["unlisted"] or seen["ignored"] or b"[]" in payload.replace(b" ", b"")
+
+
 # -- sequence ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("prev, change, verdict, last", [
@@ -418,6 +433,12 @@ def test_a_control_frame_is_told_from_data_and_explained_in_any_order_of_keys(me
     assert venue().control(text(message)) == expected
 
 
+@pytest.mark.parametrize("message", [{"error": "x"}, {"error": None, "id": "a"}, {"result": None}, {"id": 1, "result": {}},
+                                     {"method": "heartbeat"}, {"method": "heartbeat", "params": {"type": 5}}])
+def test_an_odd_control_frame_is_explained_without_an_exception(message):
+    assert venue().inspect(text(message))["control"] and len(venue().control(text(message))) == 1
+
+
 def test_the_heartbeat_is_asked_for_on_open_within_what_the_venue_allows():
     message, = map(json.loads, venue().on_open("v2"))
     assert message["method"] == "public/set_heartbeat" and 10 <= message["params"]["interval"] <= 30 and message["id"] == 0
@@ -453,7 +474,7 @@ def test_a_channel_becomes_the_venues_own_name(symbol, asked, wire, channel, dep
     ("BTC-PERPETUAL", "book@raw", "login"), ("BTC-PERPETUAL", "trade@raw", "login"), ("BTC-PERPETUAL", "book5", "book10"),
     ("BTC-PERPETUAL", "book20@agg2", "book20"), ("BTC-PERPETUAL", "candle@7m", "15m"), ("BTC-26DEC26", "funding", "perpetuals"),
     ("BTC-PERPETUAL", "greeks", "options"), ("BTC-PERPETUAL", "agg_trade", "trade"), ("BTC-PERPETUAL", "instrument", "ticker"),
-    ("BTC-PERPETUAL", "trade@10ms", "100ms"), ("BTC-PERPETUAL", "book@10ms", "100ms")])
+    ("BTC-PERPETUAL", "trade@10ms", "100ms"), ("", "trade", "BTC-25DEC26"), ("BTC.X", "book", "BTC-25DEC26"), ("A" * 49, "book", "BTC_USDC"), ("BTC-PERPETUAL", "book@10ms", "100ms")])
 def test_what_deribit_does_not_serve_is_refused_with_what_to_ask_instead(symbol, asked, hint):
     with pytest.raises(VenueError, match=hint):
         venue().stream(symbol, Channel.parse(asked))
@@ -549,8 +570,8 @@ def test_every_recorded_frame_decodes_to_what_its_text_says(recorded):
     bodies = [payload.partition(" ")[2].encode() for direction, payload in recorded if direction == "rest"]
     instruments = made.instruments(bodies)
     ids = {row.symbol: id for id, row in enumerate(instruments)}
-    for row in instruments:  # mark prices have six digits, open interest one, whatever tick and lot
-        made.add_instrument(ids[row.symbol], row.symbol, -6, -1)
+    for row in instruments:  # mark prices have up to nine digits, open interest one
+        made.add_instrument(ids[row.symbol], row.symbol, -9, -1)
     kinds, chains = {}, {}
     for payload in (payload for direction, payload in recorded if direction == "in"):
         message, seen = json.loads(payload, parse_float=D), made.inspect(payload.encode())

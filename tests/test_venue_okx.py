@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import random
 import zlib
 
 import pytest
@@ -338,6 +339,20 @@ def test_symbols_that_are_not_listed_are_counted_and_leave_no_trace(name):
     assert seen["status"] == 0 and not seen["events"] and seen["unlisted"] == len(json.loads(FRAMES[name])["data"])
 
 
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_frame_with_any_byte_changed_is_decoded_or_refused_whole(name):
+    made, random_ = venue(ALL), random.Random(name)
+    for _ in range(400):
+        payload = bytearray(FRAMES[name])
+        for _ in range(random_.choice((1, 1, 2, 5))):
+            payload[random_.randrange(len(payload))] = random_.choice(b'"{}[],:\\-.0123456789eEnulltrue \x00\xff')
+        seen = made.inspect(bytes(payload))
+        assert seen["status"] == len(seen["events"]) or (seen["status"] < 0 and not seen["events"])
+        assert not (seen["events"] and seen["control"])
+        if seen["status"] == 0 and not seen["control"]:
+            assert seen["unlisted"] or seen["ignored"] or b"[]" in payload.replace(b" ", b"")
+
+
 # -- sequence ------------------------------------------------------------------------------------------------
 
 def step(made, state, prev, seq, last, old_run=0):
@@ -445,6 +460,12 @@ def test_a_control_frame_is_told_from_data_and_explained(payload, expected):
             assert given == wanted
 
 
+@pytest.mark.parametrize("payload", [b'{"event":"subscribe"}', b'{"event":"error","code":5,"msg":7}', b'{"event":["x"],"id":{}}',
+                                     b'{"event":"error","arg":{},"id":"\xc2\xb2"}', b'{"code":null,"msg":null}'])
+def test_an_odd_control_frame_is_explained_without_an_exception(payload):
+    assert venue().inspect(payload)["control"] and len(venue().control(payload)) == 1
+
+
 def test_an_ack_for_data_that_came_first_changes_nothing():
     made = venue()
     assert made.events(FRAMES["books snapshot"]) and made.control(CONTROL[1][0]) == [Ack(1512, WIRE)]
@@ -486,7 +507,7 @@ def test_a_channel_becomes_the_venues_own_argument(symbol, asked, endpoint, wire
     ("BTC-USDT", "book50", "login"), ("BTC-USDT", "book@10ms", "login"), ("BTC-USDT", "book20", "book5"),
     ("BTC-USDT", "candle@7m", "1m"), ("BTC-USDT", "candle@1M", "1w"), ("BTC-USDT", "funding", "SWAP"),
     ("BTC-USD-261225", "funding", "BTC-USD-SWAP"), ("BTC-USDT-SWAP", "index", "index of BTC-USDT"),
-    ("BTC-USDT-SWAP", "greeks", "options"), ("BTC-USDT", "mark", "SWAP"), ("btcusdt", "trade", "BTC-USDT"),
+    ("BTC-USDT-SWAP", "greeks", "options"), ('A-B"},{', "trade", "BTC-USDT"), ("A-" + "B" * 48, "trade", "BTC-USDT"), ("A-", "trade", "BTC"), ("BTC-USDT", "mark", "SWAP"), ("btcusdt", "trade", "BTC-USDT"),
     ("BTC-USDT", "trade@raw", "trade@all"), ("BTC-USDT", "ticker@100ms", "plain ticker")])
 def test_what_okx_does_not_serve_is_refused_with_what_to_ask_instead(symbol, asked, hint):
     with pytest.raises(VenueError, match=hint):

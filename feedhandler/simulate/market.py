@@ -5,14 +5,18 @@ its frames can be prepared once and sent for ever, only with rising sequence num
 position is known without keeping one. Prices and sizes are integers, mantissas with the instrument's digits.
 """
 import bisect
+import collections
 import dataclasses
+import functools
 import random
 
 BID, ASK = 0, 1
 EVENTS_PER_LOOP = 256
-EVENTS_PER_MARKET_MAX = 262_144  # 256 for 1,000 instruments: about 200 MB of frames when all are subscribed
+EVENTS_PER_MARKET_MAX = 65_536   # 256 up to 256 instruments; about 50 MB of frames when all are subscribed
+TEXTS_MAX = 131_072              # decimals remembered: preparing frames prints the same ones again and again
 EVENTS_PER_LOOP_MIN = 64
 LEVELS_DEFAULT = 40
+SNAPSHOTS_MAX = 10_000           # REST books remembered of one instrument
 LEVELS_MIN = 12                  # a side never gets thinner than this
 
 BASES = (("BTC", 61800.0), ("ETH", 2680.0), ("SOL", 148.0), ("XRP", 0.58), ("BNB", 512.0), ("DOGE", 0.104),
@@ -22,6 +26,7 @@ BASES = (("BTC", 61800.0), ("ETH", 2680.0), ("SOL", 148.0), ("XRP", 0.58), ("BNB
          ("MKR", 1980.0), ("CRV", 0.271), ("ALGO", 0.119), ("XLM", 0.0982), ("SAND", 0.241), ("GALA", 0.0182))
 
 
+@functools.lru_cache(maxsize=TEXTS_MAX)
 def number_text(mantissa, digits):
     """The decimal with exactly `digits` digits behind the point."""
     if digits == 0:
@@ -76,7 +81,7 @@ class Instrument:
         self.position = 0       # events published since the start
         self.streams = []       # subscribed streams that follow the book
         self.paused_until = 0.0
-        self.snapshots = []     # REST snapshots served: (position, extra levels, last update id)
+        self.snapshots = collections.deque(maxlen=SNAPSHOTS_MAX)     # REST snapshots served: (position, extra levels, last update id)
 
     def generate(self, seed, events, levels, contiguous):
         """Make the loop. contiguous: the first update id of an event follows the last of the one before."""

@@ -3,7 +3,8 @@
 While the market runs only segments are noted: from which position to which a stream was sent to a connection,
 and what a fault took out of it. Everything else is computed at the end, with slow Decimal books of its own.
 
-Exactness is part of the document. Final books, trades and quotes are exact unless a fault or a lost connection
+A field stands in the document only when it is exact, so that `verify --expect` can take the document as it is;
+what was left out, and where each book stands, is under "oracle". Final books, trades and quotes are exact unless a fault or a lost connection
 touched them. The path of the best prices is exact for in-band books; for books that start from REST it is exact
 when the simulator keeps the instrument still around the snapshot (snapshot_pause_s), since otherwise the
 client's timing decides which updates its first step contains.
@@ -126,17 +127,20 @@ class Oracle:
 
     # -- the document ----------------------------------------------------------------------------------------
     def document(self, venue):
-        """{"books": …, "trades": …, "bbo": …} of one venue, as `verify` prints it, with "exact" beside."""
-        document = {"books": {}, "trades": {}, "bbo": {}}
+        """{"books": …, "trades": …, "bbo": …} of one venue, as `verify` prints it; "oracle" says what is exact."""
+        document = {"books": {}, "trades": {}, "bbo": {}, "oracle": {"books": {}, "trades": {}, "bbo": {}}}
         for (name, symbol, channel), segments in sorted(self.segments.items()):
             if name != venue:
                 continue
             if channel == "book":
-                document["books"][symbol] = self.book(segments)
+                section, digest = "books", self.book(segments)
             elif channel == "trade" or channel == "agg_trade" and (name, symbol, "trade") not in self.segments:
-                document["trades"][symbol] = self.trades(segments)
+                section, digest = "trades", self.trades(segments)
             elif channel == "quote":
-                document["bbo"][symbol] = self.quotes(segments)
+                section, digest = "bbo", self.quotes(segments)
+            else:
+                continue
+            document[section][symbol], document["oracle"][section][symbol] = digest
         return document
 
     def ends(self, segment):
@@ -154,9 +158,11 @@ class Oracle:
         digest = self.rest_path(instrument, segments, depth) if rest else self.path(instrument, segments, depth)
         damaged = any(segment.damaged or segment.broken for segment in segments)
         still = not rest or self.simulator.config.snapshot_pause_s > 0 and len(instrument.snapshots) == 1
-        return {"state": "live", "crossed": 0, "l1_changes": digest.count, "l1_sha256": digest.hash.hexdigest(), "bids": bids[:TOP], "asks": asks[:TOP],
-                "levels": [len(bids), len(asks)], "all_sha256": hashlib.sha256(lines.encode()).hexdigest(), "position": end,
-                "exact": {"l1": still and not damaged, "final": not damaged or self.healed(instrument, segments)}}
+        exact = {"l1": still and not damaged, "final": not damaged or self.healed(instrument, segments)}
+        path = {"l1_changes": digest.count, "l1_sha256": digest.hash.hexdigest()}
+        book = {"bids": bids[:TOP], "asks": asks[:TOP], "levels": [len(bids), len(asks)], "all_sha256": hashlib.sha256(lines.encode()).hexdigest()}
+        document = {"state": "live", "crossed": 0, **(path if exact["l1"] else {}), **(book if exact["final"] else {})}
+        return document, {"position": end, "exact": exact, **path}
 
     def healed(self, instrument, segments):
         """A damaged stream that was subscribed again afterwards, or seeded again, ends with the right book."""
@@ -221,10 +227,12 @@ class Oracle:
         for position, initial in self.positions(segments):
             if lines[position % len(lines)] and not initial:
                 digest.add(lines[position % len(lines)])
-        return {"n": digest.count, "sha256": digest.hash.hexdigest(), "exact": self.undamaged(segments)}
+        return self.counted(digest, segments)
 
-    def undamaged(self, segments):
-        return not any(segment.broken or segment.damaged and not segment.lost for segment in segments)
+    def counted(self, digest, segments):
+        exact = not any(segment.broken or segment.damaged and not segment.lost for segment in segments)
+        values = {"n": digest.count, "sha256": digest.hash.hexdigest()}
+        return (values if exact else {}), {"exact": exact, **values}
 
     def trade_line(self, instrument, trade):
         price, size, taker = trade
@@ -239,4 +247,4 @@ class Oracle:
                 digest.add(lines[position % len(lines) - 1])
             elif instrument.loop[position % len(lines)].touch_moved:
                 digest.add(lines[position % len(lines)])
-        return {"n": digest.count, "sha256": digest.hash.hexdigest(), "exact": self.undamaged(segments)}
+        return self.counted(digest, segments)

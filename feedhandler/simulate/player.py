@@ -54,6 +54,7 @@ class Player:
         self.requested = asyncio.Event()
         self.answered = {}          # symbol -> body served last
         self.finished = asyncio.Event()
+        self.cached, self.cached_at = {}, -1    # subscribed families, and at which count of subscription changes
         self.load()
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Player:
         met = set()
         for number, entry in enumerate(self.script):
             if speed:
-                started += await self.pace(loop, started + (entry.time_ns - first_ns) / 1e9 / speed)
+                await self.pace(loop, started + (entry.time_ns - first_ns) / 1e9 / speed)
             if isinstance(entry, Snapshot):
                 await self.serve(entry)
                 continue
@@ -145,16 +146,14 @@ class Player:
         self.finished.set()
 
     async def pace(self, loop, due):
-        """Sleep until due. Returns by how much the plan has to shift, 0: being late is caught up."""
+        """Send what is queued and sleep until due; being late is caught up."""
         self.simulator.flush()
         delay = due - loop.time()
         if delay > 0.0005:
             await asyncio.sleep(delay)
-        return 0
 
     def send(self, frame):
-        streams = [stream for stream in self.side.streams.values() if stream.family == frame.family and stream.connections] \
-            if frame.family not in self.cache() else self.cached[frame.family]
+        streams = self.cache().get(frame.family)
         if not streams:
             self.frames_unwanted += 1
             return
@@ -164,7 +163,7 @@ class Player:
 
     def cache(self):
         """Subscribed families, looked up anew only when a subscription changed."""
-        if getattr(self, "cached_at", None) != self.simulator.subscription_changes:
+        if self.cached_at != self.simulator.subscription_changes:
             self.cached, self.cached_at = self.subscribed(), self.simulator.subscription_changes
         return self.cached
 

@@ -146,7 +146,7 @@ class Connection(picows.WSListener):
         if stream.wire in self.streams:
             return
         self.streams[stream.wire] = stream
-        initial = bool(snapshot and stream.snapshot and not self.simulator.playing)
+        initial = bool(snapshot and stream.snapshot and not (self.simulator.playing and stream.instrument))
         self.simulator.activate(stream, self)
         self.simulator.oracle.opened(self, stream, initial)
         if initial:
@@ -465,7 +465,7 @@ class Simulator:
         self.faults.arm(stream)
         self.subscription_changes += 1
         self.subscribed_at = self.clock()
-        if len(stream.connections) > 1 or stream.render is None:
+        if len(stream.connections) > 1 or stream.render is None or self.playing:
             return
         if stream.slow:
             self.slow_streams.append(stream)
@@ -478,7 +478,7 @@ class Simulator:
     def deactivate(self, stream, connection):
         stream.connections.remove(connection)
         self.subscription_changes += 1
-        if stream.connections or stream.render is None:
+        if stream.connections or stream.render is None or self.playing:
             return
         if stream.slow:
             self.slow_streams.remove(stream)

@@ -20,8 +20,8 @@ from feedhandler.venues._binance import (
 
 SNAPSHOT_WEIGHTS = {50: 2, 100: 5, 500: 10, 1000: 20}  # limit -> weight, of 2,400 a minute and address
 
-PROFILES = {"stream": binance_profile(
-    "stream", "wss://dstream.binance.com/stream", confidence="assumed", sources=["S-BUSDM", "S-OBS"],
+PROFILES = {"coinm": binance_profile(
+    "coinm", "wss://dstream.binance.com/stream", confidence="assumed", sources=["S-BUSDM", "S-OBS"],
     notes=["1,024 streams and 10 messages/s are quoted in the USD-M style; the COIN-M pages have no such numbers"],
     conn={"max_open": None, "attempts": []},
     client_msg={"windows": [{"n": 10, "per_s": 1, "scope": "conn"}], "counts_control_frames": True,
@@ -51,7 +51,7 @@ cdef class BinanceCoinm(Venue):
         return binance_chain_futures(chain, event)
 
     def stream(self, symbol, channel):
-        return binance_futures_stream(self.name, symbol, channel, "stream", "stream")
+        return binance_futures_stream(self.name, symbol, channel, "coinm", "coinm")
 
     def subscribe(self, endpoint, streams, request_id):
         return binance_messages("SUBSCRIBE", streams, request_id)

@@ -32,8 +32,8 @@ ABSENT = {
     "instrument": "there is no instrument stream; the list is read again from exchangeInfo",
 }
 
-PROFILES = {"stream": binance_profile(
-    "stream", "wss://stream.binance.com:9443/stream", confidence="official", sources=["S-BSPOT", "S-NAUT", "S-LEAN"],
+PROFILES = {"spot.json": binance_profile(
+    "spot.json", "wss://stream.binance.com:9443/stream", confidence="official", sources=["S-BSPOT", "S-NAUT", "S-LEAN"],
     conn={"max_open": None, "attempts": [{"n": 300, "per_s": 300, "scope": "ip"}]},
     client_msg={"windows": [{"n": 5, "per_s": 1, "scope": "conn"}], "counts_control_frames": True,
                 "window_kind": "rolling_strict", "pace_ms": 300,
@@ -70,7 +70,7 @@ cdef class BinanceSpot(Venue):
         if name in ABSENT:
             raise VenueError(f"{self.name}: {name}: {ABSENT[name]}")
         if name == "book":
-            return binance_book(self.name, "stream", symbol, channel, SPEEDS, SPEEDS)
+            return binance_book(self.name, "spot.json", symbol, channel, SPEEDS, SPEEDS)
         if name == "candle":
             if channel.depth:
                 raise VenueError(f"{self.name}: candle has no depth; ask for 'candle@1m'")
@@ -79,7 +79,8 @@ cdef class BinanceSpot(Venue):
         else:
             binance_plain(self.name, channel)
             suffix = SUFFIXES[name]
-        return Stream("stream", binance_name(self.name, symbol, suffix), symbol, name, first_data_s=FIRST_DATA_S[name])
+        wire = binance_name(self.name, symbol, suffix)
+        return Stream("spot.json", wire, symbol, name, first_data_s=FIRST_DATA_S[name])
 
     def subscribe(self, endpoint, streams, request_id):
         return binance_messages("SUBSCRIBE", streams, request_id)

@@ -40,8 +40,8 @@ def _routing(delivered, elsewhere):
 
 
 PROFILES = {
-    "public": binance_profile(
-        "public", "wss://fstream.binance.com/public/stream", confidence="official+measured", sources=SOURCES,
+    "usdm.public": binance_profile(
+        "usdm.public", "wss://fstream.binance.com/public/stream", confidence="official+measured", sources=SOURCES,
         notes=["@trade is not in the official list; measured on this route by a third party",
                "connect-attempt cap not published", "unrouted /ws and /stream behave as this route since 2026-04-23"],
         routing=_routing(PUBLIC_ONLY, MARKET_ONLY), conn={"max_open": None, "attempts": []}, client_msg=CLIENT_MSG, sub=SUB,
@@ -50,8 +50,8 @@ PROFILES = {
               "checksum": "none", "resync": "rest_snapshot", "rest_snapshot": "/fapi/v1/depth?limit=1000",
               "rest_weight": 20},
         rest=REST),
-    "market": binance_profile(
-        "market", "wss://fstream.binance.com/market/stream", confidence="official+measured", sources=SOURCES,
+    "usdm.market": binance_profile(
+        "usdm.market", "wss://fstream.binance.com/market/stream", confidence="official+measured", sources=SOURCES,
         notes=["no book channel on this route"], routing=_routing(MARKET_ONLY, PUBLIC_ONLY),
         conn={"max_open": None, "attempts": []}, client_msg=CLIENT_MSG, sub=SUB, overload={"policy": "disconnect"}, book={},
         rest=REST),
@@ -76,7 +76,7 @@ cdef class BinanceUsdm(Venue):
         return binance_chain_futures(chain, event)
 
     def stream(self, symbol, channel):
-        return binance_futures_stream(self.name, symbol, channel, "public", "market")
+        return binance_futures_stream(self.name, symbol, channel, "usdm.public", "usdm.market")
 
     def subscribe(self, endpoint, streams, request_id):
         return binance_messages("SUBSCRIBE", streams, request_id)

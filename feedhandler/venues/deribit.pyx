@@ -30,13 +30,14 @@ resync is unsubscribe, then subscribe. No checksum.
 """
 import decimal
 import json
+import re
 import time
 
 cimport cython
 from libc.math cimport NAN
 from libc.string cimport memchr, memcpy, memset
 from feedhandler._cext cimport *
-from feedhandler.venue cimport Venue
+from feedhandler.venue cimport Venue, bids_first, price_or_none, rounded
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, Reply, RestRequest, Stream, VenueError
 
 CHANNELS_MAX = 500      # of one subscribe: "break them into batches, e.g. 2 messages of 500 each"
@@ -83,7 +84,7 @@ PROFILES = {
 CANDLES = {"1m": "1", "3m": "3", "5m": "5", "10m": "10", "15m": "15", "30m": "30", "1h": "60", "2h": "120", "3h": "180",
            "6h": "360", "12h": "720", "1d": "1D"}
 """Interval as the user writes it -> resolution as Deribit writes it."""
-_TICKER_CHANNELS = ("ticker", "mark", "index", "funding", "open_interest", "greeks")
+_NAME = re.compile(r"[\w-]{1,48}", re.ASCII)
 
 cdef enum:
     CHANNEL_NONE, CHANNEL_UNKNOWN, CHANNEL_BOOK, CHANNEL_WINDOW, CHANNEL_TRADES, CHANNEL_QUOTE, CHANNEL_TICKER
@@ -231,25 +232,6 @@ cdef int liquidated(fh_json *json) noexcept nogil:
     if fh_key_is(&text, b"T") or fh_key_is(&text, b"MT"): return LIQUIDATED_TAKER
     if fh_key_is(&text, b"M"): return LIQUIDATED_MAKER
     return LIQUIDATED_NONE
-
-
-cdef int64_t rounded(fh_event *event, const fh_decimal *value, int digits) noexcept nogil:
-    """A number for display at these digits: rounded and flagged where it has more."""
-    cdef uint16_t flags = value.flags
-    cdef int64_t mantissa
-    if value.digits < 0:
-        return FH_UNDEFINED
-    mantissa = fh_decimal_rescale(value, digits, &flags)
-    event.flags |= <uint8_t>flags
-    return mantissa
-
-
-cdef int price_or_none(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *value,
-                       int64_t *out) noexcept nogil:
-    if value.digits < 0:
-        out[0] = FH_UNDEFINED
-        return FH_OK
-    return fh_batch_price(batch, event, row, value, out)
 
 
 cdef fh_event *event_of(fh_batch *batch, uint8_t kind, uint8_t channel, const fh_instrument *row,
@@ -495,7 +477,7 @@ cdef class Deribit(Venue):
         cdef fh_text kind
         cdef fh_book_event book
         cdef uint64_t ts_ns = 0
-        cdef uint32_t seen = 0
+        cdef uint32_t seen = 0, bids = 0
         cdef int result = FH_OK, skip = 0 if source.channel == CHANNEL_WINDOW else 1
         kind.size = 0
         memset(&book, 0, sizeof(book))
@@ -504,7 +486,8 @@ cdef class Deribit(Venue):
         while fh_json_key(json, &key):
             if fh_key_is(&key, b"bids"):
                 if seen & 1: return FH_ERROR_MALFORMED
-                result = self.bids(json, skip, seen >> 1 & 1, book.change_begin, batch)
+                bids = batch.change_count
+                result = fh_batch_levels(batch, json, FH_BID, skip, 0)
                 seen |= 1
             elif fh_key_is(&key, b"asks"):
                 if seen & 2: return FH_ERROR_MALFORMED
@@ -523,16 +506,9 @@ cdef class Deribit(Venue):
             return json.error
         if seen != 15:
             return FH_ERROR_MISSING
+        bids_first(batch, book.change_begin, bids)
         book.change_count = batch.change_count - book.change_begin
         return self.book_event(source, ts_ns, &kind, &book, batch)
-
-    cdef int bids(self, fh_json *json, int skip, bint after_asks, uint32_t begin, fh_batch *batch) noexcept nogil:
-        """Bids, placed before asks that came first."""
-        cdef uint32_t asks_end = batch.change_count
-        cdef int result = fh_batch_levels(batch, json, FH_BID, skip, 0)
-        if result == FH_OK and after_asks:
-            rotate(batch.changes, begin, asks_end, batch.change_count)
-        return result
 
     cdef int book_event(self, Source *source, uint64_t ts_ns, const fh_text *kind, fh_book_event *book,
                         fh_batch *batch) noexcept nogil:
@@ -778,6 +754,9 @@ cdef class Deribit(Venue):
 
     def stream(self, symbol, channel):
         name, speed = channel.name, channel.speed
+        if not _NAME.fullmatch(symbol):
+            raise VenueError(f"deribit: {symbol!r} is no instrument name; they look like BTC-PERPETUAL, BTC-25DEC26, "
+                             f"BTC-25DEC26-100000-C, BTC_USDC-PERPETUAL or BTC_USDC")
         if speed == "raw":
             raise VenueError(f"deribit: raw channels need a login (error 13778); ask for {name}@100ms")
         if name == "book":
@@ -823,7 +802,8 @@ cdef class Deribit(Venue):
             return refusal(request_id, message["error"])
         if isinstance(message.get("result"), list):
             return [Ack(request_id, wires=tuple(message["result"]))]
-        params = message.get("params") or {}
+        params = message.get("params")
+        params = params if isinstance(params, dict) else {}
         if message.get("method") == "heartbeat" and params.get("type") == "test_request":
             return [Reply(call("public/test", {}, OUR_CALLS))]
         state = params.get("data")
@@ -862,24 +842,6 @@ cdef int liquidation_event(fh_batch *batch, const fh_instrument *row, const fh_e
     return FH_OK
 
 
-cdef void reverse(fh_change *changes, uint32_t begin, uint32_t end) noexcept nogil:
-    cdef fh_change held
-    while begin + 1 < end:
-        end -= 1
-        held = changes[begin]
-        changes[begin] = changes[end]
-        changes[end] = held
-        begin += 1
-
-
-cdef void rotate(fh_change *changes, uint32_t begin, uint32_t middle, uint32_t end) noexcept nogil:
-    """Bring the run from middle to end before the run from begin to middle."""
-    if begin < middle < end:
-        reverse(changes, begin, middle)
-        reverse(changes, middle, end)
-        reverse(changes, begin, end)
-
-
 # -- control plane helpers -----------------------------------------------------------------------------------
 
 def book_stream(symbol, channel):
@@ -914,7 +876,8 @@ def requests(method, streams, request_id):
 
 def refusal(request_id, error):
     """An error refuses the request it names; without one, or on a call of ours, it is a Complaint."""
-    code, reason = str(error.get("code", "")), error.get("message", "")
+    error = error if isinstance(error, dict) else {"message": error}
+    code, reason = str(error.get("code", "")), str(error.get("message", ""))
     if request_id == OUR_CALLS:
         return [Complaint(code, f"{reason} {error.get('data') or ''}".strip())]
     return [Ack(request_id, accepted=False, reason=f"{code} {reason}")]

@@ -34,7 +34,7 @@ cimport cython
 from libc.math cimport NAN
 from libc.string cimport memcmp, memcpy, memset
 from feedhandler._cext cimport *
-from feedhandler.venue cimport Venue
+from feedhandler.venue cimport Venue, bids_first, price_or_none, rounded
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
 REQUEST_SIZE_MAX = 65_536  # bytes of one request: "the total length of multiple channels cannot exceed 64 KB"
@@ -116,6 +116,7 @@ CANDLES = {text.lower(): text for text in "1s 1m 3m 5m 15m 30m 1H 2H 4H 6H 12H 1
 
 # One subscription argument as canonical JSON text: these keys in this order, then any others by name.
 _ARG_KEYS = ("channel", "instType", "instFamily", "uly", "instId")
+_NAME = re.compile(r"(?=.{1,48}$)\w+(-[\w.]+)+", re.ASCII)
 _NO_SUCH = re.compile(r"channel:([\w-]+),\s*inst(Id|Family|Type):([\w-]+)")
 
 
@@ -240,33 +241,6 @@ cdef inline int side_of(fh_json *json, uint8_t *side) noexcept nogil:
     return FH_OK
 
 
-cdef int64_t rounded(fh_event *event, const fh_decimal *value, int digits) noexcept nogil:
-    """A number for display at these digits: rounded and flagged where it has more."""
-    cdef uint16_t flags = value.flags
-    cdef int64_t mantissa
-    if value.digits < 0:
-        return FH_UNDEFINED
-    mantissa = fh_decimal_rescale(value, digits, &flags)
-    event.flags |= <uint8_t>flags
-    return mantissa
-
-
-cdef int price_or_none(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *value,
-                       int64_t *out) noexcept nogil:
-    if value.digits < 0:
-        out[0] = FH_UNDEFINED
-        return FH_OK
-    return fh_batch_price(batch, event, row, value, out)
-
-
-cdef int size_or_none(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *value,
-                      int64_t *out) noexcept nogil:
-    if value.digits < 0:
-        out[0] = FH_UNDEFINED
-        return FH_OK
-    return fh_batch_size(batch, event, row, value, out)
-
-
 cdef int best_level(fh_json *json, fh_decimal *price, fh_decimal *size) noexcept nogil:
     """Price and size of the first level of a side; an empty side leaves both absent."""
     cdef int index = 0
@@ -285,25 +259,6 @@ cdef int best_level(fh_json *json, fh_decimal *price, fh_decimal *size) noexcept
         if json.error == FH_OK and index < 2:
             return FH_ERROR_MISSING
     return json.error
-
-
-cdef void reverse(fh_change *changes, uint32_t begin, uint32_t end) noexcept nogil:
-    cdef fh_change held
-    while begin + 1 < end:
-        end -= 1
-        held = changes[begin]
-        changes[begin] = changes[end]
-        changes[end] = held
-        begin += 1
-
-
-cdef void bids_first(fh_batch *batch, uint32_t begin, uint32_t bids) noexcept nogil:
-    """Bring the run of bids that starts at `bids` before the asks at `begin`: OKX sends asks first."""
-    cdef uint32_t end = batch.change_count
-    if begin < bids < end:
-        reverse(batch.changes, begin, bids)
-        reverse(batch.changes, bids, end)
-        reverse(batch.changes, begin, end)
 
 
 @cython.final
@@ -419,16 +374,16 @@ cdef class Okx(Venue):
         cdef int result
         fh_json_object(json)
         while fh_json_key(json, &key):
-            if fh_key_is(&key, b"px"): seen |= fh_json_decimal(json, &price)
-            elif fh_key_is(&key, b"sz"): seen |= <uint32_t>fh_json_decimal(json, &size) << 1
+            if fh_key_is(&key, b"instId"): fh_json_string(json, &symbol)
             elif fh_key_is(&key, b"tradeId"): seen |= <uint32_t>fh_json_uint(json, &trade_id) << 2
-            elif fh_key_is(&key, b"ts"): seen |= <uint32_t>fh_json_time_ms(json, &ts_ns) << 3
+            elif fh_key_is(&key, b"px"): seen |= fh_json_decimal(json, &price)
+            elif fh_key_is(&key, b"sz"): seen |= <uint32_t>fh_json_decimal(json, &size) << 1
             elif fh_key_is(&key, b"side"):
                 result = side_of(json, &side)
                 if result < 0:
                     return result
                 seen |= 16
-            elif fh_key_is(&key, b"instId"): fh_json_string(json, &symbol)
+            elif fh_key_is(&key, b"ts"): seen |= <uint32_t>fh_json_time_ms(json, &ts_ns) << 3
             elif fh_key_is(&key, b"count"): fh_json_uint(json, &count)
             else: fh_json_skip(json)
         if json.error < 0:
@@ -871,7 +826,7 @@ cdef class Okx(Venue):
 
     def stream(self, symbol, channel):
         parts = symbol.split("-")
-        if not 2 <= len(parts) <= 5 or not all(parts):
+        if not 2 <= len(parts) <= 5 or not _NAME.fullmatch(symbol):
             raise VenueError(f"okx: {symbol!r} is no instrument name; they look like BTC-USDT, BTC-USDT-SWAP, "
                              f"BTC-USD-261225 or BTC-USD-261225-100000-C")
         name = channel.name
@@ -921,8 +876,8 @@ cdef class Okx(Venue):
         event = message.get("event", "")
         request_id = request_of(message)
         if event in ("subscribe", "unsubscribe"):
-            return [Ack(request_id, wire(message.get("arg", {})))]
-        code, reason = str(message.get("code", "")), message.get("msg", "")
+            return [Ack(request_id, wire(argument_of(message)))]
+        code, reason = str(message.get("code", "")), str(message.get("msg", ""))
         if event == "notice" and code == "64008":
             return [Closing(reason)]
         if event in ("channel-conn-count", "login"):
@@ -1034,13 +989,14 @@ def request_of(message):
 
 def argument_of(message):
     """The argument an event speaks of, from `arg` or from the event's own keys."""
-    return message.get("arg") or {key: message[key] for key in _ARG_KEYS if message.get(key)}
+    arg = message.get("arg")
+    return arg if isinstance(arg, dict) else {key: message[key] for key in _ARG_KEYS if message.get(key)}
 
 
 def refused_wire(message):
     """Wire an error speaks of, "" if it names none. 60018 names channel and instrument inside its text."""
-    named = _NO_SUCH.search(message.get("msg", ""))
-    if message.get("arg"):
+    named = _NO_SUCH.search(str(message.get("msg", "")))
+    if isinstance(message.get("arg"), dict):
         return wire(message["arg"])
     return wire({"channel": named[1], "inst" + named[2]: named[3]}) if named else ""
 

@@ -201,7 +201,9 @@ class Link:
     def do_status(self, action):
         plan = action.stream.plan
         if not self.worker.carried_elsewhere(self, plan.instrument, plan.channel):
-            self.worker.publisher.status(plan.instrument, STATUS[action.code], CHANNELS.index(plan.channel), session=self.index)
+            silent_ns = time.monotonic_ns() - self.connection.heard_ns if action.code == "STALE" else 0
+            self.worker.publisher.status(plan.instrument, STATUS[action.code], CHANNELS.index(plan.channel), silent_ns,
+                                         session=self.index)
 
     def do_complain(self, action):
         self.worker.figures.error(int(action.code) if action.code.isdigit() else 0, self.index,

@@ -10,12 +10,11 @@ and no further. An exception in here is counted, noted and closes the session wi
 """
 import asyncio
 import logging
-import os
 import socket
 import ssl
 
 import picows
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from posix.time cimport clock_gettime, timespec, CLOCK_MONOTONIC, CLOCK_REALTIME

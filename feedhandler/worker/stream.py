@@ -172,6 +172,7 @@ class Stream:
     def forget(self):
         """What belongs to one life of the connection."""
         self.on_wire = False         # the venue was asked for it, or is about to be: it is in a message that waits
+        self.asked = False           # a subscribe was sent, and no unsubscribe since: data is of that subscription
         self.again = False           # to be unsubscribed and subscribed again
         self.acked = False
         self.has_data = False        # since it was (re)subscribed
@@ -506,10 +507,9 @@ class Connection:
         return next(iter(self.requests.values())) if ack.request_id == 0 and len(self.requests) == 1 else None
 
     def _accept_all(self, now, streams, ack):
-        listed = set(getattr(ack, "wires", None) or ())
         for stream in streams:
             wire = stream.plan.wire
-            if wire in ack.missing or (listed and wire not in listed):
+            if wire in ack.missing or (ack.wires is not None and wire not in ack.wires):
                 self._reject(now, stream, ack.reason or f"the venue left {wire} out of its answer")
             else:
                 self._accept(now, stream)
@@ -567,8 +567,8 @@ class Connection:
             self._drop(stream)
 
     def _join_again(self, now, stream, delay_ns, reason):
-        stream.on_wire = stream.again = False
-        stream.deadline_ns = None
+        stream.on_wire = stream.asked = stream.again = stream.has_data = stream.snapshot_asked = False
+        stream.deadline_ns = stream.snapshot_due_ns = None
         stream.due_ns = now + delay_ns
         self.to_join[stream] = None
         self._set(now, stream, "PENDING", reason)
@@ -632,7 +632,7 @@ class Connection:
             self._wait(stream, now + SYNC_REST_DEADLINE_NS)
 
     def _is_served(self, stream):
-        return self.state == "UP" and stream.wanted and not stream.duplicate
+        return self.state == "UP" and stream.wanted and stream.asked
 
     def _is_resyncing(self, stream):
         return stream.again or not stream.on_wire or stream.snapshot_asked or stream.snapshot_due_ns is not None
@@ -872,18 +872,17 @@ class Connection:
 
     def _fill(self, now):
         """Have a message in the outbox if any operation is due: leavers before joiners, refused parts on their own."""
-        if self.outbox:
-            return True
-        leavers = self._due(now, self.to_leave)
-        if leavers:
-            self._compose("unsubscribe", leavers)
-        elif self.groups:
-            group = [stream for stream in self.groups.popleft() if stream in self.to_join]
-            self._compose("subscribe", group)
-            return bool(self.outbox) or self._fill(now)
-        else:
-            self._compose("subscribe", self._due(now, self.to_join))
-        return bool(self.outbox)
+        while not self.outbox:
+            leavers = self._due(now, self.to_leave)
+            if leavers:
+                self._compose(now, "unsubscribe", leavers)
+            elif self.groups:
+                self._compose(now, "subscribe", [stream for stream in self.groups.popleft() if stream in self.to_join])
+            elif joiners := self._due(now, self.to_join):
+                self._compose(now, "subscribe", joiners)
+            else:
+                return False
+        return True
 
     def _due(self, now, streams):
         """The first batch of streams whose operation is due; of the others the soonest sets send_due_ns."""
@@ -897,22 +896,31 @@ class Connection:
                 self.send_due_ns = stream.due_ns
         return due
 
-    def _compose(self, verb, streams):
+    def _compose(self, now, verb, streams):
+        """Put the messages for these streams into the outbox. What the venue's file cannot say is rejected, alone."""
         if not streams:
             return
         by_wire = {stream.plan.wire: stream for stream in streams}
         make = self.venue.subscribe if verb == "subscribe" else self.venue.unsubscribe
-        messages = make(self.plan.endpoint, [stream.venue_stream for stream in streams], self.request_id + 1)
+        try:
+            messages = make(self.plan.endpoint, [stream.venue_stream for stream in streams], self.request_id + 1)
+        except ValueError as error:
+            self._cannot_say(now, streams, str(error))
+            return
         for request_id, text, parts in messages:
             self.request_id = max(self.request_id, request_id)
             self.outbox.append(Request(request_id, verb, text, [by_wire[part.wire] for part in parts]))
         for stream in streams:
-            if verb == "subscribe":
-                del self.to_join[stream]
-                stream.on_wire = True
-            else:
-                del self.to_leave[stream]
-                stream.on_wire = False
+            del (self.to_join if verb == "subscribe" else self.to_leave)[stream]
+            stream.on_wire = verb == "subscribe"
+
+    def _cannot_say(self, now, streams, reason):
+        if len(streams) > 1:
+            half = len(streams) // 2
+            self.groups.extend((streams[:half], streams[half:]))
+            return
+        self.to_leave.pop(streams[0], None)
+        self._reject(now, streams[0], reason)
 
     def _send(self, now, request):
         self._act(Send(request.text))
@@ -930,6 +938,7 @@ class Connection:
                 self._subscribe_sent(now, stream)
 
     def _unsubscribe_sent(self, now, stream):
+        stream.asked = False
         if stream.again and stream.wanted:
             stream.again = stream.has_data = stream.acked = False
             stream.due_ns = 0
@@ -938,6 +947,7 @@ class Connection:
             self._gone(stream)
 
     def _subscribe_sent(self, now, stream):
+        stream.asked = True
         stream.has_data = stream.acked = False
         self._set(now, stream, "SUBSCRIBING", stream.reason if stream.silent else "")
         self._act(Resubscribed(stream))

@@ -8,6 +8,7 @@ import collections
 import ctypes
 import dataclasses
 import gc
+import importlib.metadata
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ import traceback
 
 import uvloop
 
-from feedhandler import __version__, control, venues
+from feedhandler import control, venues
 from feedhandler.venue import CHANNELS
 from feedhandler.worker.link import Link
 from feedhandler.worker.pace import PermitPool
@@ -25,7 +26,7 @@ from feedhandler.worker.publisher import Publisher
 from feedhandler.worker.session import Figures, tls_context
 
 BEAT_NS = 5_000_000             # heartbeats and due times; readers call a worker silent after 100 ms
-REPORT_NS = 100_000_000         # how often changed states go to the supervisor
+REPORT_NS = 20_000_000          # how often changed states go to the supervisor
 FIGURES_NS = 1_000_000_000      # how often session rows are written
 OUT_SIZE_MAX = 8 << 20
 OUT_SIZE_BUSY = 256 << 10       # states wait while this much is unsent
@@ -68,11 +69,13 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data):
         try:
-            for message in self.decoder.feed(data):
-                self.worker.message(self, message)
-        except Exception as error:       # a broken peer is no reason to stop; it is told apart by its error
+            messages = self.decoder.feed(data)
+        except Exception as error:       # whatever it is, it does not speak our protocol
             self.worker.exception(error)
             self.transport.abort()
+            return
+        for message in messages:
+            self.worker.message(self, message)
 
     def connection_lost(self, error):
         self.worker.peer_left(self)
@@ -199,7 +202,7 @@ class Worker:
         if len(self.peers) > PEER_MAX:
             self.peers[0].transport.abort()
         peer.say(control.Hello(self.options.worker, os.getpid(), pid_start(), self.publisher.epoch, self.generation,
-                               self.options.name, __version__))
+                               self.options.name, VERSION))
         for link in self.links.values():
             link.tell(link.connection.supervisor_back)
 
@@ -213,21 +216,26 @@ class Worker:
             self.peers[-1].say(message)
 
     def message(self, peer, message):
-        getattr(self, "on_" + type(message).__name__.lower())(peer, message)
+        self.attempt(getattr(self, "on_" + type(message).__name__.lower()), peer, message)
+
+    def attempt(self, step, *arguments):
+        """A step of the supervisor's wish: if it cannot be done, that is noted, and the others are done."""
+        try:
+            step(*arguments)
+        except Exception as error:
+            self.exception(error)
 
     def on_assign(self, peer, assign):
         for row in assign.instruments:
-            self.add_instrument(row)
+            self.attempt(self.add_instrument, row)
         wanted = {plan.id: plan for plan in assign.connections}
         for id, link in list(self.links.items()):
             if id in wanted and not _same_place(link.plan, wanted[id]):
                 self.retire(link)
         gaining = [plan for plan in assign.connections if plan.id not in self.links or _gains(self.links[plan.id].plan, plan)]
-        for plan in gaining:             # make before break: what appears is asked for before what leaves is let go
-            self.hold(plan)
-        for plan in assign.connections:
-            if plan not in gaining:
-                self.hold(plan)
+        staying = [plan for plan in assign.connections if plan not in gaining]
+        for plan in gaining + staying:   # make before break: what appears is asked for before what leaves is let go
+            self.attempt(self.hold, plan)
         for id, link in list(self.links.items()):
             if id not in wanted:
                 self.retire(link)
@@ -387,6 +395,16 @@ def pid_start():
     """Start time of this process, in clock ticks since boot: with the pid it names a process for good."""
     with open("/proc/self/stat", "rb") as stat:
         return int(stat.read().rpartition(b")")[2].split()[19])
+
+
+def _version():
+    try:
+        return importlib.metadata.version("feedhandler")
+    except importlib.metadata.PackageNotFoundError:
+        return "0 (run from its source)"
+
+
+VERSION = _version()                 # found out once, before the fork
 
 
 def lock_memory():

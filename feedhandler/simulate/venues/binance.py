@@ -21,6 +21,10 @@ def levels_text(instrument, levels, side):
                     for at, price, size in levels if at == side)
 
 
+def names_only(params):
+    return isinstance(params, list) and bool(params) and all(isinstance(name, str) for name in params)
+
+
 def pairs_text(instrument, pairs):
     return ",".join(f'["{instrument.price_text(price)}","{instrument.size_text(size)}"]' for price, size in pairs)
 
@@ -74,7 +78,7 @@ class BinanceSide(Side):
             return
         number = request.get("id")
         method, params = request.get("method"), request.get("params", [])
-        if method in ("SUBSCRIBE", "UNSUBSCRIBE") and (not isinstance(params, list) or not params):
+        if method in ("SUBSCRIBE", "UNSUBSCRIBE") and not names_only(params):
             connection.text(compact({"code": 2, "msg": "Invalid request: missing field `params`", "id": number}))
         elif method == "SUBSCRIBE":
             self.subscribe(connection, params, number, True)
@@ -84,7 +88,7 @@ class BinanceSide(Side):
                 connection.detach(name)
         elif method == "LIST_SUBSCRIPTIONS":
             connection.text(compact({"result": list(connection.names), "id": number}))
-        elif method == "SET_PROPERTY" and params[:1] == ["combined"]:
+        elif method == "SET_PROPERTY" and isinstance(params, list) and len(params) == 2 and params[0] == "combined":
             connection.raw = not params[1]
             connection.text(compact({"result": None, "id": number}))
         else:

@@ -3,7 +3,6 @@
 Acks list what was accepted in another order; an unknown channel is simply missing. Numbers are JSON numbers,
 some of them in exponent form. A second subscribe to a channel brings no second snapshot.
 """
-import datetime
 import re
 
 from feedhandler.simulate.limits import Credits, Gauge
@@ -89,9 +88,11 @@ class Deribit(Side):
         handlers = {"public/subscribe": self.subscribe, "public/unsubscribe": self.unsubscribe, "public/test": self.test,
                     "public/set_heartbeat": self.set_heartbeat, "public/disable_heartbeat": self.set_heartbeat,
                     "public/unsubscribe_all": self.unsubscribe}
-        handler = handlers.get(method)
+        handler = handlers.get(str(method))
         if handler is None:
             self.refuse(connection, identity, {"code": -32601, "message": "Method not found"})
+        elif not isinstance(params, dict) or not isinstance(params.get("channels", []), list) or not isinstance(params.get("interval", 0), (int, float)):
+            self.refuse(connection, identity, {"code": -32602, "message": "Invalid params"})
         else:
             handler(connection, identity, params)
 
@@ -120,7 +121,7 @@ class Deribit(Side):
                 connection.attach(stream)
 
     def unsubscribe(self, connection, identity, params):
-        gone = [name for name in params.get("channels", list(connection.streams)) if name in connection.streams]
+        gone = [str(name) for name in params.get("channels", list(connection.streams)) if str(name) in connection.streams]
         for name in gone:
             connection.detach(name)
         self.answer(connection, identity, gone)

@@ -73,7 +73,7 @@ class Kraken(Side):
         times = {name: stamp(connection.wall_ms()).decode() for name in ("time_in", "time_out")}
         if method == "ping":
             connection.text(compact({"method": "pong", **tail, **times}))
-        elif method in ("subscribe", "unsubscribe") and isinstance(request.get("params"), dict):
+        elif method in ("subscribe", "unsubscribe") and well_formed(request.get("params")):
             self.request(connection, method, request["params"], tail, times)
         else:
             connection.text(compact({"error": "Malformed request", "method": method, **tail, "success": False, **times}))
@@ -259,6 +259,12 @@ class Kraken(Side):
     def adopt(self, symbol, price_digits, size_digits):
         base, _, quote = symbol.partition("/")
         self.instruments[symbol] = Instrument(self.name, symbol, base, quote, "spot", price_digits, size_digits)
+
+
+def well_formed(params):
+    """A dict whose symbol, if any, is a list of texts and whose depth and interval are numbers."""
+    return (isinstance(params, dict) and isinstance(params.get("symbol", []), list) and all(isinstance(name, str) for name in params.get("symbol", []))
+            and isinstance(params.get("channel"), str) and all(isinstance(params.get(name, 1), int) for name in ("depth", "interval")))
 
 
 def altname(instrument):

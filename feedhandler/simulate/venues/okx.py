@@ -83,7 +83,7 @@ class Okx(Side):
         connection.text(compact(body if number is None else {"id": number, **body}))
 
     def subscribe(self, connection, arg, number):
-        channel = arg.get("channel", "") if isinstance(arg, dict) else ""
+        channel = str(arg.get("channel", "")) if isinstance(arg, dict) else ""
         business = channel.startswith(BUSINESS)
         wire = wire_of(arg) if channel else ""
         if channel in LOGIN:
@@ -275,7 +275,7 @@ class Okx(Side):
 
     def all_market(self, endpoint, wire, channel, kind):
         """Subscribed by instType. Instruments sends changes only, so nothing; liquidations name a swap every 5 s."""
-        stream = Stream(endpoint, wire, channel, next(iter(self.instruments.values())), slow=True, family=(channel, kind))
+        stream = Stream(endpoint, wire, channel, slow=True, family=(channel, kind))
         swaps = [row for row in self.instruments.values() if row.kind == "perpetual"]
 
         def render(position, second, now_ms):
