@@ -5,9 +5,11 @@ answers a dict of the same form, which workers get too; Profile.read() checks on
 """
 import dataclasses
 import fnmatch
+import functools
 import json
 import re
 
+CHANNEL_CACHE_MAX = 1 << 16  # wire texts whose channel is remembered
 USE_PERCENT = 80  # of any documented limit shared by this address
 
 
@@ -88,6 +90,7 @@ class Profile:
         return all(named) if named else not self.routing
 
 
+@functools.lru_cache(maxsize=CHANNEL_CACHE_MAX)
 def channel_of(wire):
     """The venue's channel in a wire text: the channel of a JSON argument, else the text itself."""
     if not wire.startswith("{"):
