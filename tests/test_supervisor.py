@@ -161,12 +161,11 @@ def running(tmp_path_factory):
 
 
 def _config(given):
-    """Two workers over the simulator's addresses, endpoints by our own names."""
+    """Two workers over the simulator's addresses."""
     text = f"[instance]\nname = \"{NAME}\"\nworkers = 2\n[ring]\nslots = 8192\n[instruments]\nmax = 32\n[restart]\nsilent_ms = 1000\n"
-    for name, endpoint in (("okx", "public"), ("binance-spot", "stream")):
-        entry = given["venues"][name]
-        text += (f"[venues.{name}]\nurls.{endpoint} = \"{next(iter(entry['urls'].values()))}\"\nrest = \"{entry['rest']}\"\n"
-                 f"ca_file = \"{entry['ca_file']}\"\n")
+    for name, entry in given["venues"].items():
+        text += f"[venues.{name}]\nrest = \"{entry['rest']}\"\nca_file = \"{entry['ca_file']}\"\n"
+        text += "".join(f"urls.\"{endpoint}\" = \"{url}\"\n" for endpoint, url in entry["urls"].items())
     for name, symbols in (("okx", given["subscribe"][0]["symbols"]), ("binance-spot", ["*", "NO-SUCH"])):
         text += f"[[subscribe]]\nvenue = \"{name}\"\nsymbols = {json.dumps(symbols)}\nchannels = [\"trade\", \"book\"]\n"
     return text
