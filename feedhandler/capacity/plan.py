@@ -45,6 +45,21 @@ class Connection:
     endpoint: str
     line: int
     streams: list = dataclasses.field(default_factory=list)
+    # running totals of what put() added, so that one more stream is judged without looking at all others
+    weight: float = dataclasses.field(default=0, compare=False, repr=False)
+    chars: int = dataclasses.field(default=0, compare=False, repr=False)
+    rate: float = dataclasses.field(default=0.0, compare=False, repr=False)
+    named: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)    # glob → streams it names
+    symbols: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)  # symbol → streams
+
+    def put(self, stream, profile):
+        self.streams.append(stream)
+        self.weight += profile.weight(stream.wire)
+        self.chars += len(stream.wire)
+        self.rate += stream.messages_per_s
+        for glob, _ in profile.soft_by_channel:
+            self.named[glob] = self.named.get(glob, 0) + _named(stream, glob)
+        self.symbols.setdefault(stream.symbol, []).append(stream)
 
 
 @dataclasses.dataclass(slots=True)
@@ -137,23 +152,18 @@ def _workers_of(venue, wanted, profiles, usable, current):
 
 def _fits(connection, stream, profile, limits):
     """Whether a connection may take one more stream."""
-    streams = connection.streams
-    if profile.fill is not None and sum(map(profile.weight, _wires(streams))) + profile.weight(stream.wire) > profile.fill:
+    if profile.fill is not None and connection.weight + profile.weight(stream.wire) > profile.fill:
         return False
     chars = profile.max_args_chars_per_conn
-    if chars is not None and sum(map(len, _wires(streams))) + len(stream.wire) > chars:
+    if chars is not None and connection.chars + len(stream.wire) > chars:
         return False
     for glob, most in profile.soft_by_channel:
-        if _named(stream, glob) and sum(_named(other, glob) for other in streams) >= most:
+        if _named(stream, glob) and connection.named.get(glob, 0) >= most:
             return False
-    if any(_excluded(pair, stream, other) for pair in profile.exclusive for other in streams if other.symbol == stream.symbol):
+    if any(_excluded(pair, stream, other) for pair in profile.exclusive for other in connection.symbols.get(stream.symbol, ())):
         return False
     rate = min(limits.messages_per_s, profile.messages_per_s or limits.messages_per_s)
-    return not streams or sum(other.messages_per_s for other in streams) + stream.messages_per_s <= rate
-
-
-def _wires(streams):
-    return (stream.wire for stream in streams)
+    return not connection.streams or connection.rate + stream.messages_per_s <= rate
 
 
 def _named(stream, glob):
@@ -172,8 +182,9 @@ def _pack(wanted, profiles, homes, current, limits):
         old = before.get(stream.key)
         if old is not None and old.worker == homes[stream.instrument]:
             new = kept.setdefault(old.id, Connection(old.id, old.worker, old.venue, old.endpoint, old.line))
-            if _fits(new, stream, profiles[stream.venue, stream.endpoint], limits):
-                new.streams.append(stream)
+            profile = profiles[stream.venue, stream.endpoint]
+            if _fits(new, stream, profile, limits):
+                new.put(stream, profile)
                 continue
         waiting.append(stream)
     connections = [connection for connection in kept.values() if connection.streams]
@@ -210,7 +221,7 @@ def _fill(connections, group, homes, profiles, limits, next_id):
             mine.append(home)
             connections.append(home)
             next_id += 1
-        home.streams.append(stream)
+        home.put(stream, profile)
     connections[:] = [connection for connection in connections if connection.streams]
     return next_id
 
@@ -230,7 +241,7 @@ def over(placement, profiles, limits=Limits()):
             if not _fits(trial, stream, profiles[key], limits):
                 problems.append(f"connection {connection.id} of {key[0]}/{key[1]} is over its limits at {stream.wire}")
                 break
-            trial.streams.append(stream)
+            trial.put(stream, profiles[key])
     for key in open_:
         for count, most, noun in ((open_[key], profiles[key].connections_usable, "connections"),
                                   (streams[key], profiles[key].streams_usable, "streams")):

@@ -5,9 +5,11 @@ answers a dict of the same form, which workers get too; Profile.read() checks on
 """
 import dataclasses
 import fnmatch
+import functools
 import json
 import re
 
+CHANNEL_CACHE_MAX = 1 << 16  # wire texts whose channel is remembered
 USE_PERCENT = 80  # of any documented limit shared by this address
 
 
@@ -88,6 +90,7 @@ class Profile:
         return all(named) if named else not self.routing
 
 
+@functools.lru_cache(maxsize=CHANNEL_CACHE_MAX)
 def channel_of(wire):
     """The venue's channel in a wire text: the channel of a JSON argument, else the text itself."""
     if not wire.startswith("{"):
@@ -148,6 +151,10 @@ def rest_window(profile):
     rest = profile.get("rest") or {}
     for key in ("budget", "weight"):
         found = re.search(r"([\d,]+) (?:weight|req\w*) ?(?:/|per) ?(\d*) ?(second|sec|s|minute|min|m|hour|h)\b", str(rest.get(key) or ""))
+        burst = re.search(r"burst (\d+)", str(rest.get(key) or ""))
+        if found and burst:  # a bucket: as many as its burst, in the time it takes to fill
+            per_s = int(found[2] or 1) * _UNITS[found[3]] / int(found[1].replace(",", ""))
+            return Window(int(burst[1]), int(burst[1]) * per_s)
         if found:
             return Window(int(found[1].replace(",", "")), int(found[2] or 1) * _UNITS[found[3]])
     return None

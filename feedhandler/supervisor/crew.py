@@ -20,6 +20,7 @@ CONNECT_PAUSE_S = 0.002
 LOOK_PERIOD_S = 0.1          # heartbeats
 STARTING_GRACE_S = 5.0       # before the first heartbeat counts
 READ_SIZE = 1 << 16
+SOCKET_GRACE_S = 0.2
 STOP_GRACE_S = 2.0           # beyond the drain, before SIGKILL
 
 
@@ -59,7 +60,7 @@ class Crew:
         self.chief, self.generation = chief, generation
         cpus = chief.config.instance.cpus
         self.workers = [Worker(number, cpus[number] if cpus else None) for number in range(chief.config.instance.workers)]
-        self.launcher = None
+        self.launcher, self.launching = None, asyncio.Lock()
         self.stopping = False
         self.tasks = set()
 
@@ -76,9 +77,10 @@ class Crew:
                 worker = self.workers[row["worker"]]
                 worker.adopted = True
                 self._watch(worker, row["pid"], row["pid_start"])
-        self.launcher = await Launcher.start()
+        async with self.launching:
+            self.launcher = await Launcher.start()
         for worker in self.workers:
-            if worker.pidfd is None:
+            if not worker.pid:
                 await self._fork(worker)
         self.chief.on_crew_changed()
         self._background(self._look())
@@ -95,15 +97,19 @@ class Crew:
             self.chief.on_failure(task.exception())
 
     async def _fork(self, worker):
-        """A new process for this worker; a launcher that died is replaced once."""
-        try:
-            pid = await self.launcher.fork(self.options(worker))
-        except (LauncherError, OSError, asyncio.TimeoutError) as error:
-            self.chief.log("launcher_lost", reason=str(error))
-            with contextlib.suppress(ProcessLookupError):
-                self.launcher.process.kill()
-            self.launcher = await Launcher.start()
-            pid = await self.launcher.fork(self.options(worker))
+        """A new process for this worker, one at a time; a launcher that is not there yet or died is started first."""
+        async with self.launching:
+            try:
+                if self.launcher is None:
+                    self.launcher = await Launcher.start()
+                pid = await self.launcher.fork(self.options(worker))
+            except (LauncherError, OSError, asyncio.TimeoutError) as error:
+                self.chief.log("launcher_lost", reason=str(error))
+                if self.launcher is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        self.launcher.process.kill()
+                self.launcher = await Launcher.start()
+                pid = await self.launcher.fork(self.options(worker))
         self._watch(worker, pid, instance.pid_start(pid))
 
     def _watch(self, worker, pid, start):
@@ -135,6 +141,7 @@ class Crew:
         except ValueError as error:  # a damaged frame; msgspec's errors are of this kind too
             reason = f"it said what cannot be understood: {error}"
         worker.writer.close()
+        await asyncio.sleep(SOCKET_GRACE_S)  # a dying worker closes its socket just before its pidfd says so, which ends this task
         if instance.alive(worker.pid, worker.pid_start) and not self.stopping:
             self.chief.log("worker_silent", worker=worker.number, pid=worker.pid, reason=reason)
             os.kill(worker.pid, signal.SIGKILL)
