@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 #include "fh_file.h"
+#include "include/feedhandler_reader.h"
 
 static void fh_counters_file(char *name, size_t size, uint32_t worker)
 {

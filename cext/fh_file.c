@@ -2,8 +2,6 @@
 #include "fh_file.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -86,22 +84,4 @@ void fh_file_close(int fd, void *map, uint64_t size)
     if (fd >= 0)
         close(fd);
     errno = error;
-}
-
-uint64_t fh_pid_start(void)
-{
-    char text[1024];
-    int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t size = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (size <= 0)
-        return 0;
-    text[size] = 0;
-    /* The command name, field 2, may hold spaces and brackets: count fields from its last bracket. */
-    char *at = strrchr(text, ')');
-    for (int field = 2; at != NULL && field < 22; field++)
-        at = strchr(at + 1, ' ');
-    return at == NULL ? 0 : strtoull(at + 1, NULL, 10);
 }

@@ -28,7 +28,4 @@ void fh_file_seal(fh_file *file, uint64_t magic, uint32_t header_size, uint64_t 
 /* Unmap and close; keeps errno. */
 void fh_file_close(int fd, void *map, uint64_t size);
 
-/* Start time of this process in clock ticks since boot (field 22 of /proc/self/stat); 0 when /proc is absent. */
-uint64_t fh_pid_start(void);
-
 #endif

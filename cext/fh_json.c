@@ -121,7 +121,7 @@ bool fh_json_string_slow(fh_json *json, fh_text *text)
 /* The bytes of a number, bare or between quotes, consumed but not yet checked. */
 static bool number_text(fh_json *json, fh_text *text)
 {
-    if (next_byte(json) == '"') return fh_json_string_slow(json, text) && (!text->escaped || malformed(json));
+    if (next_byte(json) == '"') return fh_json_string_slow(json, text); /* an escape is no number */
     const char *at = json->at;
     while (at < json->end && (((unsigned char)(*at - '0') <= 9) || memchr("+-.eE", *at, 5))) at++;
     *text = (fh_text){ json->at, (size_t)(at - json->at), false };

@@ -111,16 +111,24 @@ static inline bool fh_json_leave(fh_json *json)
 static inline bool fh_json_key(fh_json *json, fh_key *key)
 {
     const char *at = json->at;
+    unsigned size = 1;
     if (*at == '}' && at < json->end) return fh_json_leave(json);
-    if (FH_UNLIKELY(!json->first && *at++ != ',')) return fh_json_key_slow(json, key);
+    if (!json->first) {
+        if (FH_UNLIKELY(*at != ',')) return fh_json_key_slow(json, key);
+        at++;
+        FH_BRANCH(at);
+    }
     if (FH_UNLIKELY(*at++ != '"')) return fh_json_key_slow(json, key);
-    unsigned size = fh_scan_special(at);
-    if (FH_UNLIKELY(size == 16 || at[size] != '"' || at[size + 1] != ':')) return fh_json_key_slow(json, key);
-    if (FH_UNLIKELY(at + size + 2 > json->end)) return fh_json_key_slow(json, key);
+    /* A letter is a whole key at many venues, and where the next token starts is then known without a look. */
+    bool letter = at[1] == '"' && (unsigned char)((*at | 0x20) - 'a') < 26;
+    if (!letter && FH_UNLIKELY(!fh_scan_string(at, &size))) return fh_json_key_slow(json, key);
     key->at = at;
     key->size = size;
     key->escaped = false;
-    json->at = at + size + 2;
+    at += size + 2;
+    if (letter) FH_BRANCH(at);
+    if (FH_UNLIKELY(at[-1] != ':' || at > json->end)) return fh_json_key_slow(json, key);
+    json->at = at;
     json->first = false;
     return true;
 }
@@ -149,8 +157,8 @@ static inline char fh_json_peek(fh_json *json)
 static inline bool fh_json_string(fh_json *json, fh_text *text)
 {
     const char *at = json->at + 1;
-    unsigned size = fh_scan_special(at);
-    if (FH_UNLIKELY(at[-1] != '"' || size == 16 || at[size] != '"' || at + size + 1 > json->end))
+    unsigned size;
+    if (FH_UNLIKELY(at[-1] != '"' || !fh_scan_string(at, &size) || at + size + 1 > json->end))
         return fh_json_string_slow(json, text);
     text->at = at;
     text->size = size;
@@ -159,20 +167,35 @@ static inline bool fh_json_string(fh_json *json, fh_text *text)
     return true;
 }
 
-/* Behind a number of the usual shape that ends at `at`, quoted or not; NULL to take the slow path. */
-static inline const char *fh_json_number_end(const fh_json *json, const char *at, bool quoted)
+/* Look at a number of the usual shape, bare or quoted: where it starts, and where the next token does. False: take the slow path. */
+static inline bool fh_json_number(const fh_json *json, const char **start, unsigned *whole, unsigned *size, const char **next)
 {
-    if (quoted ? *at++ != '"' : (*at | 0x20) == 'e') return NULL;
-    return at <= json->end ? at : NULL;
+    const char *at = json->at;
+    bool quoted = *at == '"';
+    if (quoted) {
+        at++;
+        FH_BRANCH(at);
+    }
+    if (FH_UNLIKELY(!fh_scan_number(at, whole, size))) return false;
+    *start = at;
+    at += *size;
+    if (quoted) {
+        if (FH_UNLIKELY(*at != '"')) return false;
+        at++;
+        FH_BRANCH(at);
+    } else if (FH_UNLIKELY((*at | 0x20) == 'e')) {
+        return false;
+    }
+    *next = at;
+    return FH_LIKELY(at <= json->end);
 }
 
 static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
 {
-    bool quoted = *json->at == '"';
-    const char *at = json->at + quoted, *next;
+    const char *at, *next;
     unsigned whole, size;
-    if (FH_UNLIKELY(!fh_scan_number(at, &whole, &size) || !fh_scan_decimal(at, whole, size, decimal))) return false;
-    if (FH_UNLIKELY(!(next = fh_json_number_end(json, at + size, quoted)))) return false;
+    if (FH_UNLIKELY(!fh_json_number(json, &at, &whole, &size, &next) || !fh_scan_decimal(at, whole, size, decimal)))
+        return false;
     json->at = next;
     return true;
 }
@@ -184,12 +207,10 @@ static inline bool fh_json_decimal(fh_json *json, fh_decimal *decimal)
 
 static inline bool fh_json_uint(fh_json *json, uint64_t *value)
 {
-    bool quoted = *json->at == '"';
-    const char *at = json->at + quoted, *next;
+    const char *at, *next;
     unsigned whole, size;
-    if (FH_UNLIKELY(!fh_scan_number(at, &whole, &size) || size != whole || (*at == '0' && whole > 1)))
+    if (FH_UNLIKELY(!fh_json_number(json, &at, &whole, &size, &next) || size != whole || (*at == '0' && whole > 1)))
         return fh_json_uint_slow(json, value);
-    if (FH_UNLIKELY(!(next = fh_json_number_end(json, at + size, quoted)))) return fh_json_uint_slow(json, value);
     *value = fh_scan_digits16(at, whole);
     json->at = next;
     return true;
@@ -204,7 +225,19 @@ static inline bool fh_json_skip(fh_json *json)
 static inline bool fh_json_time_ms(fh_json *json, uint64_t *ns)
 {
     uint64_t ms;
-    if (!fh_json_uint(json, &ms)) return false;
+    const char *at = json->at;
+    if (*at == '"') {
+        at++;
+        FH_BRANCH(at);
+    }
+    /* Of a size known beforehand, the value does not keep the next token waiting. */
+    if (FH_LIKELY(*at != '0' && fh_scan_is_13_digits(at) && (at == json->at ? (at[13] | 0x20) != 'e' && at[13] != '.' : at[13] == '"')
+                  && at + 14 <= json->end)) {
+        ms = fh_scan_digits16(at, 13);
+        json->at = at == json->at ? at + 13 : at + 14;
+    } else if (!fh_json_uint(json, &ms)) {
+        return false;
+    }
     if (FH_UNLIKELY(ms == 0 || ms >= FH_TIME_MS_MAX)) return fh_json_fail(json, FH_ERROR_RANGE);
     *ns = ms * 1000000;
     return true;

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "fh_file.h"
+#include "include/feedhandler_reader.h"
 
 static uint64_t fh_clock_ns(clockid_t clock)
 {

@@ -23,6 +23,10 @@
 #define FH_LIKELY(test) __builtin_expect(!!(test), 1)
 #define FH_UNLIKELY(test) __builtin_expect(!!(test), 0)
 
+/* Keep a pointer moved under a condition a matter of a predicted branch: as a conditional move it would put the load of
+ * the condition into the chain from one token to the next, which is what decoding time is made of. */
+#define FH_BRANCH(pointer) __asm__("" : "+r"(pointer))
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first byte of a text is the lowest of a word");
 
 static inline uint64_t fh_load_u64(const char *at)
@@ -51,12 +55,11 @@ static inline uint64_t fh_scan_digits16(const char *at, unsigned size)
 
 #if FH_SCAN_SSE2
 
-/* Bit n: byte n of 16 is no digit. */
+/* Bit n: byte n of 16 is no digit. Digits become the ten smallest signed bytes. */
 static inline uint32_t fh_scan_others(const char *at)
 {
-    __m128i bytes = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)at), _mm_set1_epi8('0'));
-    __m128i digit = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(9)), bytes);
-    return (uint32_t)_mm_movemask_epi8(digit) ^ 0xffff;
+    __m128i bytes = _mm_add_epi8(_mm_loadu_si128((const __m128i *)at), _mm_set1_epi8((char)(0x80 - '0')));
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpgt_epi8(bytes, _mm_set1_epi8(-128 + 9)));
 }
 
 /* Look at "digits" or "digits.digits": how many digits stand before the dot, and the size of it all.
@@ -73,15 +76,33 @@ static inline bool fh_scan_number(const char *at, unsigned *whole, unsigned *siz
     return *whole != 0 && *size > *whole + 1;
 }
 
+/* Whether 13 digits and no more stand here, as in every epoch millisecond from 2001 to 2286. */
+static inline bool fh_scan_is_13_digits(const char *at) { return (fh_scan_others(at) & 0x3fff) == 0x2000; }
+
+/* Bits of the quotes in 16 bytes, and of the bytes a plain string does not have: backslash, control character. */
+static inline uint32_t fh_scan_quotes(const char *at, uint32_t *odd)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)at);
+    __m128i slash = _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\'));
+    __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1f)), bytes);
+    *odd = (uint32_t)_mm_movemask_epi8(_mm_or_si128(slash, control));
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')));
+}
+
 /* Where the next quote, backslash or control character is: 0 to 15, or 16 for "further on". */
 static inline unsigned fh_scan_special(const char *at)
 {
-    __m128i bytes = _mm_loadu_si128((const __m128i *)at);
-    __m128i quote = _mm_cmpeq_epi8(bytes, _mm_set1_epi8('"'));
-    __m128i slash = _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\'));
-    __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1f)), bytes);
-    uint32_t mask = (uint32_t)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, slash), control));
-    return (unsigned)__builtin_ctz(mask | 0x10000);
+    uint32_t odd, quotes = fh_scan_quotes(at, &odd);
+    return (unsigned)__builtin_ctz(quotes | odd | 0x10000);
+}
+
+/* Size of a plain string whose first byte is at `at`. False where it does not end within 16 bytes, or is not plain. */
+static inline bool fh_scan_string(const char *at, unsigned *size)
+{
+    uint32_t odd, quotes = fh_scan_quotes(at, &odd);
+    if (FH_UNLIKELY(!quotes || (odd & (quotes ^ (quotes - 1))))) return false;
+    *size = (unsigned)__builtin_ctz(quotes);
+    return true;
 }
 
 #else
@@ -113,6 +134,8 @@ static inline bool fh_scan_number(const char *at, unsigned *whole, unsigned *siz
     return fraction != 0 && fraction != 16;
 }
 
+static inline bool fh_scan_is_13_digits(const char *at) { return fh_scan_leading16(at) == 13; }
+
 /* Marks the bytes of a word that are zero; a mark above the lowest one may be false. */
 static inline uint64_t fh_scan_zeros(uint64_t word)
 {
@@ -131,6 +154,12 @@ static inline unsigned fh_scan_special(const char *at)
 {
     unsigned size = fh_scan_special8(at);
     return size < 8 ? size : 8 + fh_scan_special8(at + 8);
+}
+
+static inline bool fh_scan_string(const char *at, unsigned *size)
+{
+    *size = fh_scan_special(at);
+    return *size < 16 && at[*size] == '"';
 }
 
 #endif

@@ -5,6 +5,8 @@
         ...
 """
 
+__version__ = "0.1.0"
+
 
 def __getattr__(name):
     # Loaded on first use: workers and the command line import this package and need no numpy.

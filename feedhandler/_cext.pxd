@@ -252,6 +252,10 @@ cdef extern from "fh_decimal.h" nogil:
     int fh_decimal_digits_needed(const fh_decimal *decimal)
     size_t fh_decimal_format(int64_t mantissa, int digits, char *buffer)
 
+cdef extern from "fh_scan.h" nogil:
+    bool_t fh_scan_is_13_digits(const char *at)
+    uint64_t fh_scan_digits16(const char *at, unsigned size)
+
 cdef extern from "fh_json.h" nogil:
     int FH_JSON_PAD
     ctypedef struct fh_json:

@@ -14,7 +14,8 @@ import urllib.parse
 
 import pydantic
 
-from feedhandler import instance, venue, venues
+from feedhandler import instance, venues
+from feedhandler.venue import CHANNELS, Channel, VenueError
 
 WORKER_MAX = 64            # of the 256 rings a reader maps; more workers than CPUs help nobody
 SLOT_MIN, SLOT_MAX = 1024, 1 << 26
@@ -126,7 +127,7 @@ class SubscribeTable(_Table):
     symbols: list[str] = setting(..., "Canonical symbols (BTC-USDT, BTC-USDT-PERP) or the venue's own; \"*\" is all, bounded by limit.",
                                  "one or more symbols", min_length=1)
     channels: list[str] = setting(..., "What to subscribe: a channel with optional depth and speed.",
-                                  "one or more of " + ", ".join(venue.CHANNELS) + ", as in \"book20@100ms\"", min_length=1)
+                                  "one or more of " + ", ".join(CHANNELS) + ", as in \"book20@100ms\"", min_length=1)
     lines: int = setting(1, "Redundant lines: 2 holds every stream on two connections.", "1 or 2", ge=1, le=2)
     standby: bool = setting(False, "Keep a second worker ready to take these instruments over.", "true or false")
     limit: int = setting(100, "Instruments \"*\" may take, in the venue's own order.", "1 to 65,536", ge=1, le=INSTRUMENT_MAX)
@@ -391,17 +392,17 @@ def _check_subscribe(index, entry):
 def channel_problem(found, text, symbols=()):
     """"" or why a venue (None: any) has no such channel."""
     try:
-        channel = venue.Channel.parse(text)
-    except venue.VenueError as error:
+        channel = Channel.parse(text)
+    except VenueError as error:
         word = re.match(r"[A-Za-z_]*", text)[0]
-        near = difflib.get_close_matches(word.lower(), venue.CHANNELS, n=1)
+        near = difflib.get_close_matches(word.lower(), CHANNELS, n=1)
         return str(error) + (f"; did you mean {near[0]}?" if near else "")
     said = []
     for symbol in (*symbols[:3], *SAMPLES) if found else ():
         try:
             found.stream(symbol, channel)
             return ""
-        except venue.VenueError as error:
+        except VenueError as error:
             said.append(str(error).replace(repr(symbol), "this").replace(symbol, "an instrument"))
     return max(said, key=lambda text: (said.count(text), -len(text))) if said else ""
 

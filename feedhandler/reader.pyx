@@ -620,7 +620,8 @@ cdef class _Slots:
 cdef enum:
     COPY_COUNT = 1024          # records taken at a time by iteration: 64 KiB, a share of L2
     SPIN_NS = 50000            # iteration looks for this long before it sleeps: a wake-up costs about as much
-    SLICE_NS = 50000000        # longest sleep, so that Ctrl-C is seen
+    SLICE_NS = 50000000        # longest wait at a time, so that Ctrl-C is seen and silent workers are noticed
+    LOOKS = 64                 # looks at the heads between two looks at the clock
 
 
 @cython.final
@@ -920,20 +921,28 @@ cdef class Feed:
         return 0
 
     cdef bint _wait(self, uint64_t begin, uint64_t end) except -1:
-        """Wait for news; False when the time is over. Looks for a while before it sleeps."""
-        cdef uint64_t now = fh_clock_mono_ns()
+        """Wait for news; False when the time is over. Looks for SPIN_NS (spin: always) before it sleeps, other threads may run."""
+        cdef uint64_t now = fh_clock_mono_ns(), until
         if now >= end:
             return False
-        if self.spin:
-            if (now >> 20) != (begin >> 20):
-                PyErr_CheckSignals()
-            return True
-        if now - begin < SPIN_NS:
-            return True
+        until = min(end, now + <uint64_t>SLICE_NS)
         with nogil:
-            fh_feed_wait(&self.c, min(end - now, <uint64_t>SLICE_NS))
+            if self.spin or now - begin < SPIN_NS:
+                self._look(until if self.spin else now + SPIN_NS)
+            else:
+                fh_feed_wait(&self.c, until - now)
         PyErr_CheckSignals()
         return True
+
+    cdef void _look(self, uint64_t until) noexcept nogil:
+        """Look at the heads until one has moved, or it is `until`."""
+        cdef int i
+        while True:
+            for i in range(LOOKS):
+                if fh_feed_pending(&self.c):
+                    return
+            if fh_clock_mono_ns() >= until:
+                return
 
     # -- records ---------------------------------------------------------------------------------------------
 

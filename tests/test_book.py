@@ -179,6 +179,12 @@ def test_what_no_exponent_can_hold_is_flagged_and_not_asked_for(c, guard):
         assert scale(c, guard, text, -8, -8)[:2] == (OK, [row]), text
 
 
+def test_what_was_flagged_while_parsing_stays_flagged_though_its_digits_are_those_of_the_row(c, guard):
+    assert scale(c, guard, b'[["1e999","1"],["1","1e999"]]', 0, 0)[:2] == (OK, [(UNDEFINED, 1, OVERFLOW), (1, UNDEFINED, OVERFLOW)])
+    cut, kept = "12345678901234567.891", 1234567890123456789
+    assert scale(c, guard, f'[["{cut}","1"],["1","{cut}"]]'.encode(), -2, -2)[:2] == (OK, [(kept, 100, INEXACT), (100, kept, INEXACT)])
+
+
 def test_one_number_is_scaled_as_a_change_is(c):
     def one(text, is_size=0, accept=0):
         out = (ctypes.c_int64 * 5)()
@@ -356,6 +362,21 @@ def test_okx_documented_checksum(c_one):
     assert c_one.fh_book_crc_okx(ctypes.byref(book.at), 1, 0) == zlib.crc32(b"3366.1:7:3366.8:9:3366:6:3368:8")
     book.set(BID, 33661, 0)  # a missing level is skipped
     assert c_one.fh_book_crc_okx(ctypes.byref(book.at), 1, 0) == zlib.crc32(b"3366:6:3366.8:9:3368:8")
+
+
+def test_checksums_cover_ten_levels_at_kraken_and_twenty_five_at_okx(c_one):
+    source, book = random.Random(8), Book(c_one, 100)
+    for price in range(1, 41):
+        book.set(BID, 5000 - price, source.randint(1, 10**9))
+        book.set(ASK, 5000 + price * 10, source.randint(1, 10**9))
+    bids, asks = book.best_first(BID), book.best_first(ASK)
+    kraken = "".join(f"{price}{size}" for rows in (asks[:10], bids[:10]) for price, size in rows)
+    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 1, 8) == zlib.crc32(kraken.encode())
+
+    def plain(number, digits):
+        return f"{decimal.Decimal(number).scaleb(-digits).normalize():f}"
+    okx = ":".join(f"{plain(price, 2)}:{plain(size, 4)}" for pair in zip(bids[:25], asks[:25]) for price, size in pair)
+    assert c_one.fh_book_crc_okx(ctypes.byref(book.at), 2, 4) == zlib.crc32(okx.encode())
 
 
 def recorded(name):

@@ -357,6 +357,19 @@ def test_epoch_milliseconds_stay_between_1970_and_2199(probe):
         assert probe.value("time_ms", text)[0] == RANGE
 
 
+def test_a_time_of_thirteen_digits_has_no_more_and_no_fewer(probe):
+    for text in (b"1723161256310", b'"1723161256310"'):
+        for padding in (b"", b"0", b'"', b"}", b".5", b"e3"):
+            assert probe.value("time_ms", text, padding) == (OK, 1723161256310 * 10**6)
+            for size in range(len(text)):
+                error, ns = probe.value("time_ms", text[:size], text[size:] + padding)
+                assert error == MALFORMED or (text[:1] != b'"' and ns == int(text[:size]) * 10**6)
+    for text, error in ((b"1723161256310.0", RANGE), (b"1723161256310e0", RANGE), (b"1723161256310E0", RANGE), (b'"1723161256310.0"', RANGE), (b'"1723161256310e0"', RANGE),
+                        (b"1723161256310x", MALFORMED), (b'"1723161256310x"', MALFORMED), (b'"1723161256310 "', MALFORMED), (b"1723161256310.", MALFORMED),
+                        (b"0723161256310", MALFORMED), (b"-1723161256310", RANGE), (b'"1723161256310', MALFORMED), (b'1723161256310"', MALFORMED)):
+        assert probe.value("time_ms", text, b"5")[0] == error, text
+
+
 ISO = [("2026-08-24T22:21:57.110183Z", 1787610117110183000), ("2026-08-24T22:21:57Z", 1787610117 * 10**9), ("1970-01-01T00:00:00Z", 0),
        ("2024-02-29T23:59:59.999999999Z", 1709251199999999999), ("2000-02-29T00:00:00.1Z", 951782400100000000),
        ("2199-12-31T23:59:59Z", 7258118399 * 10**9), ("2023-10-06T17:35:55.440295Z", 1696613755440295000)]
@@ -412,6 +425,11 @@ def test_doubles_are_within_one_unit_in_the_last_place(probe):
             assert error == OK and abs(value - float(text)) <= math.ulp(float(text)), text
     assert probe.value("double", b"1e309", b"", ctypes.c_double)[0] == RANGE
     assert probe.value("double", b"1.", b"", ctypes.c_double)[0] == MALFORMED
+
+
+def test_a_container_that_was_not_walked_to_its_end_is_malformed(probe):
+    for text in (b"[", b"[]", b"[1]"):
+        assert probe.c.probe_unfinished(ctypes.c_void_p(probe.guard.place(text, b"]")), ctypes.c_size_t(len(text))) == MALFORMED
 
 
 def test_after_an_error_no_call_succeeds_and_the_first_error_stays(probe):

@@ -1,5 +1,4 @@
 """The ring's writer and readers: what is written is read once, whole and in order, through laps, deaths and moves."""
-import ctypes
 import errno
 import os
 import random
@@ -10,155 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from native import compile_c, library
 
-TRADE, LEVEL, STATUS = 1, 4, 32
-LAST = 1
-LIVE, EPOCH, MOVED_OUT, MOVED_IN, CHANGED, SILENT = 4, 7, 10, 11, 12, 15
-OK, EMPTY, LAPPED, NEW_RING, SMALL = 0, 1, 2, 3, 4
-ABSENT, BAD = -1, -2
-E_MALFORMED, E_UNKNOWN, E_RANGE, E_SYSTEM = -1, -2, -7, -9
-MAGIC = {"state": 0x0031415453484600, "instruments": 0x0031534E49484600, "readers": 0x0031444552484600}
-ROW = {"state": 1856, "instruments": 256, "readers": 64 + 16 * 256}
-RECORD = struct.Struct("<QQQIBBHqqqq")
-SLOTS = 1024
-
-
-def function(name, result, *arguments):
-    found = getattr(library(), name)
-    found.restype, found.argtypes = result, arguments
-    return found
-
-
-P, I, U32, U64, SIZE, TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_char_p
-REF = ctypes.POINTER
-
-
-class Writer:
-    def __init__(self, directory, worker=0, slots=SLOTS, resume=False):
-        descriptor = os.open(directory, os.O_RDONLY)
-        result = I()
-        try:
-            if resume:
-                self.at = function("t_writer_resume", P, I, U32, REF(I))(descriptor, worker, result)
-            else:
-                self.at = function("t_writer_create", P, I, U32, U64, REF(I))(descriptor, worker, slots, result)
-            self.errno = ctypes.get_errno()
-        finally:
-            os.close(descriptor)
-        self.result = result.value
-
-    def put(self, number=0, kind=TRADE, flags=LAST, instrument=1, in_place=False):
-        self._put(in_place, instrument, kind, flags, number, 0, 0, 0)
-
-    def status(self, code, a=0, b=0, instrument=1):
-        self._put(False, instrument, STATUS, LAST, code, a, b, 0)
-
-    def _put(self, in_place, instrument, kind, flags, *words):
-        put = function("t_put_slot" if in_place else "t_put", None, P, U32, I, I, REF(ctypes.c_int64))
-        put(self.at, instrument, kind, flags, (ctypes.c_int64 * 4)(*words))
-
-    def many(self, count):
-        function("t_put_many", None, P, U64)(self.at, count)
-
-    def torn(self):
-        function("t_put_torn", None, P)(self.at)
-
-    def flush(self):
-        function("t_flush", None, P)(self.at)
-
-    def wake(self):
-        function("t_wake", None, P)(self.at)
-
-    def waits_on(self, readers):
-        function("t_waiting", None, P, P)(self.at, readers)
-
-    def heartbeat(self, age_ns=0):
-        function("t_heartbeat", None, P, ctypes.c_int64)(self.at, age_ns)
-
-    @property
-    def position(self):
-        return function("t_position", U64, P)(self.at)
-
-    @property
-    def wake_count(self):
-        return function("t_wake_count", U64, P)(self.at)
-
-    def die(self):
-        function("t_writer_die", None, P)(self.at)
-        self.at = None
-
-    def close(self):
-        if self.at:
-            function("t_writer_close", None, P)(self.at)
-            self.at = None
-
-
-class Reader:
-    def __init__(self, directory, worker=0, max_count=4096):
-        result, error = I(), ctypes.create_string_buffer(400)
-        self.at = function("t_reader", P, TEXT, REF(I), TEXT, SIZE)(
-            f"{directory}/worker-{worker}.ring".encode(), result, error, 400)
-        self.result, self.error = result.value, error.value.decode()
-        self.room = ctypes.create_string_buffer(64 * max_count)
-        self.max_count = max_count
-
-    def _call(self, name, max_count):
-        count, lost = SIZE(), U64()
-        result = function(name, I, P, P, SIZE, REF(SIZE), REF(U64))(self.at, self.room, max_count or self.max_count, count, lost)
-        return result, [RECORD.unpack_from(self.room, 64 * i) for i in range(count.value)], lost.value
-
-    def batch(self, advance=True):
-        result, records, lost = self._call("t_batch", 0)
-        if result == OK and advance:
-            assert self.advance(len(records))
-        return result, records, lost
-
-    def advance(self, count):
-        return function("t_advance", I, P, SIZE)(self.at, count)
-
-    def poll(self, max_count=0):
-        return self._call("t_poll", max_count)
-
-    def numbers(self):
-        numbers = (U64 * 3)()
-        function("t_reader_numbers", None, P, REF(U64))(self.at, numbers)
-        return tuple(numbers)
-
-    def close(self):
-        if self.at:
-            function("t_reader_close", None, P)(self.at)
-            self.at = None
-
-
-@pytest.fixture
-def place(tmp_path_factory):
-    """A directory in shared memory, and the closing of all that was opened through it."""
-    directory = Path(f"/dev/shm/test-{os.getpid()}-{random.getrandbits(40):x}")
-    directory.mkdir()
-    opened = []
-
-    class Place:
-        path = directory
-
-        def writer(self, *arguments, **options):
-            opened.append(Writer(directory, *arguments, **options))
-            return opened[-1]
-
-        def reader(self, *arguments, **options):
-            opened.append(Reader(directory, *arguments, **options))
-            return opened[-1]
-
-    yield Place()
-    for one in opened:
-        one.close()
-    for file in directory.iterdir():
-        file.unlink()
-    directory.rmdir()
-
-
-def numbers(records):
-    return [record[7] for record in records]
+from tests.ring_support import (ABSENT, BAD, CHANGED, EMPTY, EPOCH, E_MALFORMED, E_RANGE, E_SYSTEM, E_UNKNOWN, I, LAPPED, LAST,
+                                MOVED_IN, OK, SLOTS, SMALL, STATUS, TRADE, Writer, corrupt, numbers, place, program)  # noqa: F401
 
 
 # One record, one event, in order
@@ -370,12 +223,12 @@ def test_killed_writer_leaves_whole_records_and_its_heir_loses_none(place):
     """What: a process writes events of 1 to 5 records, is killed at a random moment and succeeded, 30 times.
     Why: a death may fall between any two stores. Sizes: 4,096 slots, up to 4 ms of writing each time.
     A failure means a torn record, a half event, a repeated or a missing position."""
-    program = compile_c("killed_writer.c")
+    path = program("killed_writer.c")
     chance = random.Random(11)
     reader = None
     position = epochs = 0
     for turn in range(30):
-        child = subprocess.Popen([program, str(place.path)], stdout=subprocess.PIPE)
+        child = subprocess.Popen([path, str(place.path)], stdout=subprocess.PIPE)
         assert child.stdout.read(1) == b"+"  # it owns the ring and writes
         if reader is None:
             reader = place.reader(max_count=8192)
@@ -401,12 +254,6 @@ def test_killed_writer_leaves_whole_records_and_its_heir_loses_none(place):
 
 
 # Files that are not what they say
-
-
-def corrupt(path, offset, data):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(data)
 
 
 @pytest.mark.parametrize("offset, data, says", [
@@ -477,8 +324,8 @@ def test_absent_ring_and_a_directory_in_its_place_are_told_apart(place):
 
 
 def test_full_shared_memory_is_an_error_and_leaves_no_file(tmp_path):
-    program = compile_c("small_tmpfs.c")
-    done = subprocess.run([program, tmp_path], capture_output=True, text=True)
+    path = program("small_tmpfs.c")
+    done = subprocess.run([path, tmp_path], capture_output=True, text=True)
     if done.returncode == 77:
         pytest.skip(f"no private mount namespace here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
@@ -492,11 +339,11 @@ def test_tiny_ring_under_torture_is_clean(tmp_path, sanitizer):
     """What: one writer, three readers (tip, span, state), a ring of 1,024 slots, all words checked.
     Why: TSan sees every unordered access. Sizes: 300,000 records, laps on purpose.
     A failure means a race, a torn record or a wrong lost count."""
-    program = compile_c("torture.c", f"-fsanitize={sanitizer}", "-O1", "-fno-sanitize-recover=all", compiler="clang")
+    path = program("torture.c", f"-fsanitize={sanitizer}", "-O1", "-fno-sanitize-recover=all", compiler="clang")
     directory = Path(f"/dev/shm/test-{os.getpid()}-torture")
     directory.mkdir()
     try:
-        done = subprocess.run([program, directory, "300000"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([path, directory, "300000"], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
     finally:
         for file in directory.iterdir():

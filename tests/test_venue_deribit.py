@@ -549,8 +549,8 @@ def test_every_recorded_frame_decodes_to_what_its_text_says(recorded):
     bodies = [payload.partition(" ")[2].encode() for direction, payload in recorded if direction == "rest"]
     instruments = made.instruments(bodies)
     ids = {row.symbol: id for id, row in enumerate(instruments)}
-    for row in instruments:  # mark prices have six digits, open interest one, whatever tick and lot
-        made.add_instrument(ids[row.symbol], row.symbol, -6, -1)
+    for row in instruments:  # mark prices have up to nine digits, open interest one
+        made.add_instrument(ids[row.symbol], row.symbol, -9, -1)
     kinds, chains = {}, {}
     for payload in (payload for direction, payload in recorded if direction == "in"):
         message, seen = json.loads(payload, parse_float=D), made.inspect(payload.encode())

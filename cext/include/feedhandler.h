@@ -71,7 +71,7 @@ enum fh_status {
     FH_SESSION_UP = 8, FH_SESSION_DOWN = 9, /* header.session names it; a: close code of a DOWN */
     FH_MOVED_OUT = 10,   /* a: last venue sequence, b: worker it goes to */
     FH_MOVED_IN = 11,    /* a: last venue sequence before, b: worker it came from: drain that ring first */
-    FH_INSTRUMENT_CHANGED = 12, /* a, b: new price and size exponent; a snapshot follows for a live book */
+    FH_INSTRUMENT_CHANGED = 12, /* a, b: new price and size exponent, c: old ones, a byte each; a snapshot follows for a live book */
     FH_CLOCK = 13,       /* a: CLOCK_MONOTONIC ns, b: CLOCK_REALTIME ns of one instant */
     FH_REJECTED = 14,    /* the venue refused the stream; detail: channel */
     FH_WORKER_SILENT = 15 /* never in a ring: a reader says it of a ring whose heartbeat stopped */

@@ -82,7 +82,7 @@ static inline void fh_feed_sign(fh_feed *feed, const char *name)
         if (!__atomic_compare_exchange_n(&slots[i].pid, &pid, (uint32_t)getpid(), 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
             continue;
         feed->slot = &slots[i];
-        feed->slot->pid_start = 0;
+        feed->slot->pid_start = fh_pid_start();
         memset(feed->slot->ring, 0, sizeof feed->slot->ring);
         snprintf(feed->slot->name, sizeof feed->slot->name, "%s", name);
         return;

@@ -21,6 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -62,6 +63,25 @@ static inline int fh_feed_fail(char *error, size_t error_size, int result, const
     if (snprintf(error, error_size, "%s: %s", path, what) < 0 && error_size > 0)
         error[0] = 0;
     return result;
+}
+
+/* Start time of this process in clock ticks since boot, which tells a reused pid apart; 0 when /proc is absent. */
+static inline uint64_t fh_pid_start(void)
+{
+    char text[1024];
+    int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t size = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (size <= 0)
+        return 0;
+    text[size] = 0;
+    /* The command name, field 2, may hold spaces and brackets: count fields from its last bracket. */
+    char *at = strrchr(text, ')');
+    for (int field = 2; at != NULL && field < 22; field++)
+        at = strchr(at + 1, ' ');
+    return at == NULL ? 0 : strtoull(at + 1, NULL, 10);
 }
 
 /* Open a file of an instance and check its head. Answers the descriptor, or a negative fh_feed_result. */

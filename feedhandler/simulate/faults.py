@@ -153,7 +153,7 @@ class Faults:
         now = self.simulator.clock()
         until = now + fault.seconds if fault.seconds else float("inf")
         for connection in list(self.simulator.connections):
-            if fault.injected >= fault.count or not self.aims_at(fault, connection):
+            if fault.injected >= fault.count or connection.closing or not self.aims_at(fault, connection):
                 continue
             self.record(fault, venue=connection.side.name, connection=connection.identity)
             if fault.kind == "stall":

@@ -624,9 +624,9 @@ class Simulator:
                 "bans": {name: {"count": side.ban.count, "attempts_inside": side.ban.attempts_inside} for name, side in self.sides.items()},
                 "captures": [player.document() for player in self.players], "finished": all(player.finished.is_set() for player in self.players)}
 
-    def feedhandler_config(self, name="simulated"):
+    def feedhandler_config(self, name="simulated", workers=1):
         """A configuration for `feedhandler start` that reads from this simulator."""
-        lines = ["[instance]", f"name = {json.dumps(name)}", ""]
+        lines = ["[instance]", f"name = {json.dumps(name)}", f"workers = {workers}", ""]
         for venue, ends in self.endpoints.items():
             lines += [f"[venues.{venue}]", f"rest = {json.dumps(ends['rest'])}"]
             lines += [f"ca_file = {json.dumps(os.path.abspath(self.ca_file))}"] if self.ca_file else []

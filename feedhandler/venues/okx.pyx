@@ -419,16 +419,16 @@ cdef class Okx(Venue):
         cdef int result
         fh_json_object(json)
         while fh_json_key(json, &key):
-            if fh_key_is(&key, b"px"): seen |= fh_json_decimal(json, &price)
-            elif fh_key_is(&key, b"sz"): seen |= <uint32_t>fh_json_decimal(json, &size) << 1
+            if fh_key_is(&key, b"instId"): fh_json_string(json, &symbol)
             elif fh_key_is(&key, b"tradeId"): seen |= <uint32_t>fh_json_uint(json, &trade_id) << 2
-            elif fh_key_is(&key, b"ts"): seen |= <uint32_t>fh_json_time_ms(json, &ts_ns) << 3
+            elif fh_key_is(&key, b"px"): seen |= fh_json_decimal(json, &price)
+            elif fh_key_is(&key, b"sz"): seen |= <uint32_t>fh_json_decimal(json, &size) << 1
             elif fh_key_is(&key, b"side"):
                 result = side_of(json, &side)
                 if result < 0:
                     return result
                 seen |= 16
-            elif fh_key_is(&key, b"instId"): fh_json_string(json, &symbol)
+            elif fh_key_is(&key, b"ts"): seen |= <uint32_t>fh_json_time_ms(json, &ts_ns) << 3
             elif fh_key_is(&key, b"count"): fh_json_uint(json, &count)
             else: fh_json_skip(json)
         if json.error < 0:

@@ -27,13 +27,9 @@ from feedhandler.venue import CHANNELS
 cdef extern from *:
     """
     #include <stdint.h>
-    /* Release: a reader that sees the new count also sees the INSTRUMENT_CHANGED record before it.
-     * Pairs with the acquire load of fh_ring.changed in a reader. */
-    static inline void fh_word_increment(uint64_t *word) { __atomic_store_n(word, *word + 1, __ATOMIC_RELEASE); }
     #define FH_POOL_END UINT32_MAX /* behind the last of a list in a pool */
     """
     uint32_t NONE "FH_POOL_END"
-    void fh_word_increment(uint64_t *word) nogil
 
 cdef enum:
     EVENT_COUNT_MAX = 16384         # events of one frame: the largest all-market array has about 3,000
@@ -143,10 +139,10 @@ cdef class Publisher:
         if answer == FH_ERROR_RANGE:
             raise ValueError(f"a ring of {slot_count} slots is not possible: use a power of two from 1,024 to 67,108,864")
         if answer < 0:
-            raise failed(f"worker-{self.worker}.ring")
+            raise failed(answer, f"worker-{self.worker}.ring")
         self.counters = fh_counters_create(dir_fd, self.worker, generation)
         if self.counters == NULL:
-            raise failed(f"worker-{self.worker}.counters")
+            raise failed(FH_ERROR_SYSTEM, f"worker-{self.worker}.counters")
         self.table(&self.state, dir_fd, b"state", FH_MAGIC_STATE, sizeof(fh_state_row))
         if self.table(&self.readers, dir_fd, b"readers", FH_MAGIC_READERS, sizeof(fh_reader_slot)):
             self.writer.waiting = &(<fh_readers *>self.readers.file).waiting[self.worker]
@@ -159,10 +155,9 @@ cdef class Publisher:
         cdef int answer = fh_table_open(table, dir_fd, name, magic, row_size)
         if answer < 0:
             table.file, table.fd = NULL, -1
-            error = failed(name.decode())
-            if error.errno == errno.ENOENT:
+            if answer == FH_ERROR_SYSTEM and errno_now == errno.ENOENT:
                 return False
-            raise error
+            raise failed(answer, name.decode())
         return True
 
     def rows_stale(self):
@@ -325,6 +320,7 @@ cdef class Publisher:
         cdef fh_instrument *row
         cdef fh_slot *slot = self.known(venue, self.batch.wanted_instrument)
         cdef int price_digits, size_digits, price_power, size_power
+        cdef uint64_t before
         if slot == NULL:
             return False
         row = &venue.rows[slot.instrument]
@@ -336,12 +332,12 @@ cdef class Publisher:
             return False
         if not self.rescale(slot, price_power, size_power):
             return False
+        before = <uint8_t>row.price_exponent | <uint64_t><uint8_t>row.size_exponent << 8
         row.price_exponent = slot.l1.price_exponent = <int8_t>(-price_digits)
         row.size_exponent = slot.l1.size_exponent = <int8_t>(-size_digits)
         self.counters.counter[FH_COUNTER_exponent_raised] += 1
         self.put_status(slot.instrument, FH_INSTRUMENT_CHANGED, 0, <uint64_t><int64_t>row.price_exponent,
-                        <uint64_t><int64_t>row.size_exponent, 0, session, ts_recv_ns)
-        fh_word_increment(&self.writer.ring.changed)
+                        <uint64_t><int64_t>row.size_exponent, before, session, ts_recv_ns)
         if slot.book_state == BOOK_LIVE:
             if self.put_book(slot, 0, session, ts_recv_ns):
                 self.put_status(slot.instrument, FH_LIVE, FH_CHANNEL_BOOK, 0, 0, 0, session, ts_recv_ns)
@@ -833,12 +829,14 @@ cdef class Publisher:
     # -- held-back changes of a REST-seeded book -------------------------------------------------------------
 
     cdef bint hold_back(self, fh_slot *slot, const fh_event *event, uint16_t session, uint64_t ts_recv_ns) noexcept nogil:
-        """Keep a message until its snapshot arrives. False if the pool is full."""
+        """Keep a message until its snapshot arrives. False if a pool is full; all of the instrument is to be dropped then."""
         cdef uint32_t left = event.body.book.change_count, at = event.body.book.change_begin, count
         cdef uint32_t index = self.pending_free, run
         cdef uint32_t *link
         cdef fh_pending *held
         if index == NONE:
+            slot.stats.dropped += 1
+            self.counters.counter[FH_COUNTER_book_pending_dropped] += 1
             return False
         held = &self.pending[index]
         self.pending_free = held.next
@@ -1314,6 +1312,8 @@ cdef bint pending_rescale(Publisher self, fh_slot *slot, int price_power, int si
     return True
 
 
-def failed(name):
-    """The OSError of the call that just failed on a file of the instance."""
-    return OSError(errno_now, f"{os.strerror(errno_now)}: {name}")
+def failed(int answer, name):
+    """The error of a file that could not be taken: what the system says, or that it is no file of this build."""
+    if answer == FH_ERROR_SYSTEM:
+        return OSError(errno_now, f"{os.strerror(errno_now)}: {name}")
+    return ValueError(f"{name} was not written by this build of feedhandler, or is damaged: stop the instance and start it again")

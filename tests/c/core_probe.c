@@ -140,6 +140,15 @@ int probe_after_error(const char *text, size_t size)
     return fh_json_close(&json) == FH_ERROR_RANGE ? count : -1;
 }
 
+/* The answer to a decoder that enters a container, leaves its loop early and closes. */
+int probe_unfinished(const char *text, size_t size)
+{
+    fh_json json;
+    fh_json_open(&json, text, size);
+    fh_json_array(&json);
+    return fh_json_close(&json);
+}
+
 typedef struct probe_number { int64_t mantissa; int16_t digits; uint16_t flags; int32_t answer; } probe_number;
 
 /* Each line of text as a number. how: 0 fh_decimal_parse(), 1 bare JSON, 2 the line is a quoted JSON number. */

@@ -1,0 +1,147 @@
+"""status, subs and conns: what the supervisor knows. When it is dead, status says what still lives."""
+import sys
+import time
+
+import click
+
+from feedhandler.cli import common
+
+
+def _ask(name, verb):
+    """The supervisor's answer, or None and its NotRunning."""
+    from feedhandler import instance
+    from feedhandler.supervisor import client
+    try:
+        return client.request(name, verb), None
+    except client.NotRunning as error:
+        return None, error
+    except (client.Refused, instance.InstanceError) as error:
+        common.fail(str(error))
+
+
+@click.command("status")
+@common.instance_option
+@common.json_option
+def cmd_status(name, as_json):
+    """Health of an instance on one screen. Exit code 0 well, 4 degraded, 3 not running.
+
+    \b
+    feedhandler status -n demo
+    """
+    document, missing = _ask(name, "status")
+    if document is None:
+        if missing.manifest is None:
+            common.fail(str(missing), common.NOT_RUNNING)
+        document = _orphans(name, missing)
+    common.output(as_json, document, _screen)
+    sys.exit({"ok": common.OK, "starting": common.OK}.get(document["state"], common.DEGRADED))
+
+
+def _orphans(name, missing):
+    """A status without a supervisor: what the manifest and /proc say."""
+    from feedhandler import instance
+    workers = [{"worker": row["worker"], "pid": row["pid"], "cpu": row.get("cpu"),
+                "state": "UP" if instance.alive(row["pid"], row["pid_start"]) else "DOWN"} for row in missing.manifest["workers"]]
+    return {"name": name, "state": "degraded", "reasons": [str(missing)], "pid": None, "workers": workers}
+
+
+def _screen(document):
+    click.echo(f"{document['name']}: {document['state']}")
+    for reason in document["reasons"]:
+        click.echo(common.printable(f"  ! {reason}"))
+    if document["pid"] is None:
+        return
+    streams = document["streams"]
+    click.echo(f"supervisor {document['pid']}, up {_span(document['uptime_s'])}, {document['connections']['up']} of {document['connections']['planned']} "
+               f"connections up, {streams.get('live', 0)} of {streams['total']} streams live\n")
+    click.echo(common.columns(
+        [[str(w["worker"]), str(w["pid"]), "-" if w["cpu"] is None else str(w["cpu"]), w["state"], _figure(w["heartbeat_ms"]), str(w["epoch"]),
+          str(w["restarts"]), str(w["connections"]), str(w["streams"])] for w in document["workers"]],
+        ["worker", "pid", "cpu", "state", "beat ms", "epoch", "restarts", "conns", "streams"],
+        right=("pid", "cpu", "beat ms", "epoch", "restarts", "conns", "streams")))
+    click.echo()
+    click.echo(common.columns(
+        [[v["venue"], str(v["instruments"]), f"{v['live']}/{v['streams']}", str(v["connections"]), f"{v['streams']}/{_figure(v['slots'])}",
+          _figure(v["first_data_s"])] for v in document["venues"]],
+        ["venue", "instruments", "live", "conns", "slots used", "first data s"], right=("instruments", "live", "conns", "slots used", "first data s")))
+    spent = [row for row in document["budgets"] if row["used"] or "banned_until_ns" in row]
+    if spent:
+        click.echo()
+        click.echo(common.columns([[row["budget"], f"{row['used']}/{row['allowed']}", _until(row)] for row in spent],
+                                  ["budget (80 % of the limit)", "used", "banned until"], right=("used",)))
+    click.echo()
+    for event in document["events"]:
+        fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("ts_ns", "event"))
+        click.echo(common.printable(f"{_clock(event['ts_ns'])} {event['event']} {fields}"[:150]))
+
+
+def _figure(value):
+    return "-" if value is None else f"{value:g}"
+
+
+def _span(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _clock(ns):
+    return time.strftime("%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns // 10**6 % 1000:03}"
+
+
+def _until(row):
+    return f"{_clock(row['banned_until_ns'])}Z {row['reason']}" if "banned_until_ns" in row else ""
+
+
+@click.group("subs")
+def cmd_subs():
+    """Subscriptions: list."""
+
+
+@cmd_subs.command("list")
+@common.instance_option
+@common.json_option
+@click.option("--state", help="Only streams in this state, as in GAP.")
+@click.option("--venue", help="Only this venue.")
+def subs_list(name, as_json, state, venue):
+    """Every stream: where it lives and how it is.
+
+    \b
+    feedhandler subs list -n demo --state REJECTED
+    """
+    document = _answer(name, "subs")
+    document["streams"] = [row for row in document["streams"] if (not state or row["state"] == state.upper()) and (not venue or row["venue"] == venue)]
+
+    def human(document):
+        click.echo(common.columns(
+            [[str(s["id"]), s["venue"], s["instrument"], s["channel"], str(s["worker"]), str(s["connection"]), s["state"], f"{s['messages']:,}",
+              f"{s['gaps']:,}", s["reason"]] for s in document["streams"]],
+            ["id", "venue", "instrument", "channel", "worker", "conn", "state", "messages", "gaps", "reason"], right=("id", "worker", "conn", "messages", "gaps")))
+    common.output(as_json, document, human)
+
+
+@click.command("conns")
+@common.instance_option
+@common.json_option
+def cmd_conns(name, as_json):
+    """Every connection, and what it carries of what it may.
+
+    \b
+    feedhandler conns -n demo
+    """
+    document = _answer(name, "conns")
+
+    def human(document):
+        click.echo(common.columns(
+            [[str(c["id"]), c["venue"], c["endpoint"], str(c["worker"]), "AB"[c["line"]], c["state"], f"{c['streams_live']}/{c['streams']}",
+              _figure(c["slots"]), f"{c['reconnects']:,}", str(c["close_code"] or "-"), c["reason"]] for c in document["connections"]],
+            ["id", "venue", "endpoint", "worker", "line", "state", "live", "slots", "reconnects", "last close", "reason"],
+            right=("id", "worker", "live", "slots", "reconnects", "last close")))
+    common.output(as_json, document, human)
+
+
+def _answer(name, verb):
+    document, missing = _ask(name, verb)
+    if document is None:
+        common.fail(str(missing), common.NOT_RUNNING if missing.manifest is None else common.DEGRADED)
+    return document

@@ -1,0 +1,3 @@
+from feedhandler.supervisor.daemon import main
+
+main()

@@ -1,0 +1,488 @@
+"""The supervisor: one asyncio process an instance. Off the data path: killed, everything goes on but control.
+
+Start: lock → adopt or clean up → files → launcher → workers → instrument lists → plan → Assign; then it grants permits
+and snapshots, watches workers, answers the command line. Told to stop, it stops the workers and removes everything.
+"""
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import time
+
+from feedhandler import __version__, control, instance
+from feedhandler.capacity.plan import PlanError
+from feedhandler.config import resolved
+from feedhandler.supervisor import rest, tables
+from feedhandler.supervisor.crew import Crew
+from feedhandler.supervisor.instruments import Master
+from feedhandler.supervisor.ledger import Busy, Ledger, default_path
+from feedhandler.supervisor.server import Server
+from feedhandler.supervisor.shard import Shards
+
+DRAIN_S = 1.0
+PERMIT_VALID_S = 10.0        # a permit not used by then is lost: it was spent in the budget all the same
+PERMIT_WAIT_MAX = 1024       # requests for permits that wait
+PERMIT_PAUSE_S = 0.05
+LIST_TIMEOUT_S = 15.0        # the first plan waits this long for instrument lists
+SPACE_RESERVE = 1 << 20      # bytes left free for others
+STDERR_SIZE_MAX = 1 << 20    # of launcher.log, where workers print what should not happen
+PROBLEM_MAX = 100            # sentences shown
+SETTLED = ("LIVE", "REJECTED", "STALE")
+
+
+class StartError(Exception):
+    """The instance cannot start; the text says why and what to do."""
+
+
+class Supervisor:
+    """name is free and its lock is held by us (lock); folder is what ca_file is relative to."""
+
+    def __init__(self, config, name, folder, lock, log, on_ready):
+        self.config, self.name, self.lock, self.log, self.on_ready = config, name, lock, log, on_ready
+        self.shards = Shards(config, folder)
+        self.crew = self.ledger = self.table = self.server = None
+        self.rests = {}                  # venue → Rest
+        self.states = {}                 # stream id → StreamState
+        self.sessions = {}               # connection id → (worker, SessionState)
+        self.permit_queue = []           # (worker, WantPermit)
+        self.snapshots = {}              # stream id → task
+        self.punished = {}               # (venue, endpoint) → last Punished
+        self.tasks = set()
+        self.begun = time.monotonic()
+        self.created_ns, self.generation = time.time_ns(), time.time_ns()
+        self.ending = asyncio.Event()
+        self.failure, self.ready, self.planned = None, False, False
+        self.note = ""                   # what the operator should know about this start
+        self.digest = hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self):
+        """The whole life. StartError when it cannot begin; any failure of ours ends it with the workers left alive."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ending.set)
+        created = False
+        try:
+            living = self._take_over()
+            created = not living
+            await self._begin(living)
+        except BaseException:
+            await self._end(remove=created)
+            raise
+        self._task(self._ready_timeout())
+        await self.ending.wait()
+        await self._end(remove=self.failure is None)
+        if self.failure is not None:
+            raise self.failure
+
+    def _take_over(self):
+        """What a run before left: the living workers of its manifest, or [] after its files were removed."""
+        kind, manifest = instance.leftovers(self.name)
+        if kind == "workers":
+            living = instance.workers_alive(manifest)
+            self.created_ns, self.generation = manifest["created_ns"], manifest["generation"]
+            self.note = f"adopted {len(living)} living worker{'s' * (len(living) != 1)} of a supervisor that died"
+            return living
+        if kind == "stale":
+            count = instance.remove(self.name)
+            self.note = f"removed {count} files of a run that crashed"
+        needed = tables.size_needed(self.config.instruments.max, self.config.instance.workers, self.config.ring.slots)
+        free = instance.space_free()
+        if needed + SPACE_RESERVE > free:
+            raise StartError(f"/dev/shm has {free:,} bytes free, this instance needs {needed:,}; lower ring.slots ({self.config.ring.slots:,}), "
+                             f"instance.workers ({self.config.instance.workers}) or instruments.max, or enlarge it: "
+                             f"mount -o remount,size={(needed + SPACE_RESERVE) * 2 >> 20}M /dev/shm")
+        return []
+
+    async def _begin(self, living):
+        dir_fd = instance.open_directory(self.name) if living else instance.create(self.name)
+        try:
+            if not living:
+                tables.create(dir_fd, self.config.instruments.max, self.generation)
+            self.table = tables.Instruments(dir_fd)
+        finally:
+            os.close(dir_fd)
+        self.log.open(f"{instance.directory(self.name)}/{instance.LOG}")
+        self._redirect_stderr()
+        self.log("start", name=self.name, pid=os.getpid(), note=self.note)
+        self.shards.master = Master(self.table, tables.UNDEFINED)
+        self._leave_worker_cpus()
+        self._open_budgets()
+        self.crew = Crew(self, self.generation)
+        self._restore(living)
+        self.on_crew_changed(living)
+        self.server = Server(instance.control_path(self.name), {
+            "status": self.status, "subs": self.subs, "conns": self.conns, "stop": self.stop, "ping": lambda arguments: os.getpid()}, self.log)
+        await self.server.start()
+        lists = [] if self.planned else [self._task(self._list(home)) for home in self.shards.homes.values()]
+        await self.crew.start(living)
+        if not self.planned:
+            if lists:
+                await asyncio.wait(lists, timeout=LIST_TIMEOUT_S)
+            self._plan()
+        self._task(self._permits())
+
+    def _restore(self, living):
+        """The plan of living workers, so that nothing of theirs is disturbed."""
+        if not living:
+            return
+        try:
+            with open(f"{instance.directory(self.name)}/{instance.PLAN}") as file:
+                document = json.load(file)
+            self.shards.restore(document["shards"])
+        except (OSError, ValueError, KeyError) as error:
+            self.log("plan_lost", reason=str(error))
+            return
+        self.planned = True
+        if document["digest"] != self.digest:
+            self.note += "; the configuration differs from theirs and is not applied: stop and start again to apply it"
+            self.log("config_differs")
+
+    def _redirect_stderr(self):
+        """Workers and the launcher print into launcher.log; ours goes there too once we are a daemon."""
+        if self.log.to_stderr:
+            return
+        fd = os.open(f"{instance.directory(self.name)}/launcher.log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
+        os.dup2(fd, 2)
+        os.close(fd)
+
+    def _leave_worker_cpus(self):
+        mine = os.sched_getaffinity(0) - set(self.config.instance.cpus)
+        if self.config.instance.cpus and mine:
+            os.sched_setaffinity(0, mine)
+
+    def _open_budgets(self):
+        self.ledger = Ledger(default_path(), lambda text: self.log("budgets_damaged", reason=text))
+        for home in self.shards.homes.values():
+            for endpoint in home.profiles:
+                self.ledger.open(home.connect_key(endpoint), home.attempt_windows(endpoint))
+            if home.rest_url:
+                self.ledger.open(home.rest_key, [home.rest_window])
+                self.rests[home.name] = rest.Rest(home.name, home.rest_url, home.ca_file, self.ledger, home.rest_key, self.log)
+
+    async def _end(self, remove):
+        """Stop what runs; with remove, the workers and files too. Without, they are left to be adopted."""
+        self.log("stop", remove=remove, reason=str(self.failure or ""))
+        for task in list(self.tasks):
+            task.cancel()
+        if self.server is not None:
+            await self.server.close()
+        for client in self.rests.values():
+            await client.close()
+        if self.crew is not None and remove:
+            await self.crew.stop(DRAIN_S)
+        if self.table is not None:
+            self.table.close()
+        self.log.close()
+        if remove:
+            instance.remove(self.name)
+
+    def _task(self, coroutine):
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task):
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.on_failure(task.exception())
+
+    def on_failure(self, error):
+        """Our own invariant broke: this process ends, the workers go on, the next start adopts them."""
+        if self.failure is None:
+            self.failure = error
+            self.log("failure", reason=f"{type(error).__name__}: {error}")
+        self.ending.set()
+
+    # -- instrument lists and the plan ---------------------------------------------------------------------------------
+
+    async def _list(self, home):
+        """A venue's instrument list, however long it takes; the plan follows when it comes late."""
+        def failed(reason):
+            home.problem = f"{home.name}: its instrument list cannot be read: {reason}"
+            self.log("list_failed", venue=home.name, reason=reason)
+        bodies = []
+        requests = home.venue.instrument_requests()
+        if requests and home.name not in self.rests:
+            failed("the venue has no REST address")
+            return
+        for request in requests:
+            bodies.append(await self.rests[home.name].get_until(request, failed))
+        try:
+            home.listed = home.venue.instruments(bodies)
+        except (ValueError, KeyError, TypeError) as error:
+            home.problem = f"{home.name}: its instrument list cannot be understood: {type(error).__name__} {error}"
+            self.log("list_failed", venue=home.name, reason=home.problem)
+            return
+        home.problem = ""
+        self.log("list", venue=home.name, instruments=len(home.listed), after_s=round(time.monotonic() - self.begun, 3))
+        if self.planned:
+            self._plan()
+
+    def _plan(self):
+        """Place what is wanted and tell the workers. The first plan must fit; a later one that does not changes nothing."""
+        try:
+            self.shards.replan()
+        except PlanError as error:
+            if not self.planned:
+                raise StartError("the subscriptions do not fit:\n  " + "\n  ".join(error.problems[:PROBLEM_MAX])) from None
+            self.shards.problems = error.problems
+            self.log("plan_refused", problems=error.problems[:PROBLEM_MAX])
+            return
+        self.planned = True
+        instance.write_json(self.name, instance.PLAN, {"digest": self.digest, "shards": self.shards.saved()})
+        self.log("plan", generation=self.shards.generation, streams=len(self.shards.streams),
+                 connections=len(self.shards.placement.connections), problems=self.shards.problems[:PROBLEM_MAX])
+        for worker in self.crew.workers:
+            if worker.state == "UP":
+                self._tell_shard(worker)
+        self._look_ready()
+
+    def _tell_shard(self, worker):
+        assign = self.shards.assign(worker.number)
+        if assign is not None:
+            worker.say(assign)
+            worker.generation = assign.generation
+
+    # -- what the crew says ------------------------------------------------------------------------------------------
+
+    def on_crew_changed(self, living=()):
+        """Write the manifest. Before the first fork it names who lives already."""
+        rows = [{"worker": worker.number, "pid": worker.pid, "pid_start": worker.pid_start, "cpu": worker.cpu} for worker in self.crew.workers]
+        for row in living:
+            if row["worker"] < len(rows):
+                rows[row["worker"]] = row
+        instance.manifest_write(self.name, {
+            "abi": instance.ABI, "generation": self.generation, "name": self.name, "version": __version__, "created_ns": self.created_ns,
+            "supervisor": {"pid": os.getpid(), "pid_start": instance.pid_start()}, "workers": rows, "venues": list(self.shards.homes)})
+
+    def on_worker_up(self, worker):
+        if self.planned and worker.generation != self.shards.generation:
+            self._tell_shard(worker)
+        worker.say(control.Query())
+        self._look_ready()
+
+    def on_worker_down(self, worker):
+        """Its streams are down until its successor says otherwise."""
+        now = time.time_ns()
+        for id, (_, number, _) in self.shards.home_of.items():
+            if number == worker.number:
+                self.states[id] = control.StreamState(id, "DOWN", f"worker {number} died", now)
+        self.sessions = {id: entry for id, entry in self.sessions.items() if entry[0] != worker.number}
+        self.permit_queue = [entry for entry in self.permit_queue if entry[0] is not worker]
+
+    def on_message(self, worker, message):
+        getattr(self, "_on_" + type(message).__name__.lower())(worker, message)
+
+    def _on_states(self, worker, message):
+        for state in message.streams:
+            if state.id in self.shards.home_of:
+                self.states[state.id] = state
+                home = self.shards.homes[self.shards.home_of[state.id][0]]
+                if state.state == "LIVE" and home.first_data_s is None:
+                    home.first_data_s = time.monotonic() - self.begun
+        for session in message.sessions:
+            self.sessions[session.id] = worker.number, session
+        self._look_ready()
+
+    def _on_exponentraised(self, worker, message):
+        try:
+            self.shards.master.exponents_raised(message.instrument, message.price_exponent, message.size_exponent)
+        except (ValueError, IndexError, KeyError) as error:
+            self.log("exponent_refused", worker=worker.number, instrument=message.instrument, reason=str(error))
+
+    def _on_punished(self, worker, message):
+        self.punished[message.venue, message.endpoint] = message
+        self.log("punished", worker=worker.number, venue=message.venue, endpoint=message.endpoint, code=message.code, reason=message.reason,
+                 retry_s=message.retry_s)
+        home = self.shards.homes.get(message.venue)
+        if home is not None and message.endpoint in home.profiles and message.retry_s > 0:
+            try:
+                self.ledger.ban(home.connect_key(message.endpoint), message.retry_s, f"{message.venue}/{message.endpoint}: {message.code} {message.reason}")
+            except Busy as busy:
+                self.log("ban_not_shared", reason=str(busy))
+
+    def _on_stopped(self, worker, message):
+        self.log("worker_stopped", worker=worker.number)
+
+    # -- permits and snapshots -----------------------------------------------------------------------------------------
+
+    def _on_wantpermit(self, worker, message):
+        if len(self.permit_queue) < PERMIT_WAIT_MAX:
+            self.permit_queue.append((worker, message))
+            self._grant()
+
+    def _grant(self):
+        """Grant in order; who must wait does not hold up those of another address."""
+        waiting, self.permit_queue = self.permit_queue, []
+        full = set()
+        for worker, want in waiting:
+            home = self.shards.homes.get(want.venue)
+            if home is None or want.endpoint not in home.profiles:
+                self.log("permit_refused", worker=worker.number, venue=want.venue, endpoint=want.endpoint)
+                continue
+            key = home.connect_key(want.endpoint)
+            try:
+                granted = 0 if key in full else self.ledger.take(key, want.count)
+            except Busy:
+                granted = 0
+            if granted:
+                worker.say(control.Permit(want.venue, want.endpoint, granted, time.monotonic_ns() + int(PERMIT_VALID_S * 1e9)))
+            if granted < want.count:
+                full.add(key)
+                self.permit_queue.append((worker, control.WantPermit(want.venue, want.endpoint, want.count - granted)))
+
+    async def _permits(self):
+        """Grant what had to wait, as soon as its budget has room."""
+        while True:
+            await asyncio.sleep(PERMIT_PAUSE_S)
+            if self.permit_queue:
+                self._grant()
+
+    def _on_wantsnapshot(self, worker, message):
+        stream = self.shards.streams.get(message.stream)
+        if stream is None:
+            worker.say(control.Snapshot(message.stream, 0, b"", "the plan has no such stream", 1.0))
+        elif message.stream not in self.snapshots:
+            self.snapshots[message.stream] = self._task(self._snapshot(worker, stream))
+
+    async def _snapshot(self, worker, stream):
+        """Fetch one book and hand the body on as it came."""
+        try:
+            home = self.shards.homes[self.shards.home_of[stream.id][0]]
+            client = self.rests.get(home.name)
+            if client is None:
+                reply = rest.Reply(0, b"", f"{home.name} has no REST address", 30.0)
+            else:
+                reply = await client.get(home.venue.snapshot_request(stream.symbol, stream.depth))
+            if len(reply.body) + 1024 > control.FRAME_SIZE_MAX:
+                reply = rest.Reply(0, b"", f"the snapshot is larger than {control.FRAME_SIZE_MAX} bytes", 30.0)
+            worker.say(control.Snapshot(stream.id, reply.status, reply.body, reply.reason, reply.retry_s))
+        finally:
+            self.snapshots.pop(stream.id, None)
+
+    # -- ready ---------------------------------------------------------------------------------------------------------
+
+    def settled(self, id):
+        """Whether a stream has data, or a name for why it has none."""
+        state = self.states.get(id)
+        if state is None:
+            return False
+        return state.state in SETTLED or (state.state == "ACKED" and self.shards.streams[id].first_data_s == 0)
+
+    def _look_ready(self):
+        if (not self.ready and self.planned and all(worker.state in ("UP", "QUARANTINED") for worker in self.crew.workers)
+                and all(not home.problem for home in self.shards.homes.values() if not self.note.startswith("adopted"))
+                and all(map(self.settled, self.shards.streams))):
+            self._say_ready()
+
+    def _say_ready(self):
+        self.ready = True
+        document = self.status({})
+        document["note"] = self.note
+        self.log("ready", after_s=document["uptime_s"], state=document["state"])
+        self.on_ready(document)
+
+    async def _ready_timeout(self):
+        await asyncio.sleep(self.config.instance.ready_timeout_s)
+        if not self.ready:
+            self._say_ready()
+
+    def on_look(self):
+        """Ten times a second: keep what workers print bounded."""
+        if not self.log.to_stderr and os.fstat(2).st_size > STDERR_SIZE_MAX:
+            os.ftruncate(2, 0)
+
+    # -- verbs ---------------------------------------------------------------------------------------------------------
+
+    def stop(self, arguments):
+        self.log("stop_asked")
+        asyncio.get_running_loop().call_later(0.01, self.ending.set)  # after the answer has left
+        return {"pid": os.getpid()}
+
+    def _reasons(self):
+        """Why the instance is degraded; none: it is well."""
+        for worker in self.crew.workers:
+            if worker.state != "UP":
+                yield f"worker {worker.number} is {worker.state}: {worker.reason}"
+        if self.planned:
+            yield from (home.problem for home in self.shards.homes.values() if home.problem and not self.note.startswith("adopted"))
+        yield from self.shards.problems[:PROBLEM_MAX]
+        unwell = {}
+        for id in self.shards.streams:
+            state = self.states.get(id)
+            if state is None or state.state != "LIVE" and not (state.state == "ACKED" and self.settled(id)):
+                key = state.state if state else "PENDING", state.reason if state else "", self.shards.home_of[id][0]
+                unwell[key] = unwell.get(key, 0) + 1
+        for (state, reason, venue), count in sorted(unwell.items())[:PROBLEM_MAX]:
+            yield f"{venue}: {count} stream{'s are' if count > 1 else ' is'} {state}" + (f": {reason}" if reason else "")
+
+    def status(self, arguments):
+        reasons = list(self._reasons())
+        budgets = self.ledger.document()
+        reasons += [f"{row['budget']}: banned: {row['reason']}" for row in budgets if "banned_until_ns" in row]
+        return {
+            "name": self.name, "state": "starting" if not self.ready and not self.planned else "degraded" if reasons else "ok",
+            "reasons": reasons, "ready": self.ready, "uptime_s": round(time.monotonic() - self.begun, 3), "pid": os.getpid(),
+            "generation": self.shards.generation, "created_ns": self.created_ns,
+            "workers": [self._worker_row(worker) for worker in self.crew.workers],
+            "venues": [self._venue_row(home) for home in self.shards.homes.values()],
+            "streams": _count(self.states.get(id) for id in self.shards.streams),
+            "connections": {"planned": len(self.shards.placement.connections),
+                            "up": sum(session.state == "UP" for _, session in self.sessions.values())},
+            "budgets": budgets, "events": list(self.log.recent)[-5:]}
+
+    def _worker_row(self, worker):
+        age_ms = worker.heartbeat_age_ms()
+        mine = [id for id, home in self.shards.home_of.items() if home[1] == worker.number]
+        return {"worker": worker.number, "pid": worker.pid, "cpu": worker.cpu, "state": worker.state, "reason": worker.reason,
+                "epoch": worker.epoch, "restarts": worker.restarts, "adopted": worker.adopted,
+                "heartbeat_ms": None if age_ms is None else round(age_ms, 1), "streams": len(mine),
+                "connections": len({self.shards.home_of[id][2] for id in mine})}
+
+    def _venue_row(self, home):
+        mine = [id for id, entry in self.shards.home_of.items() if entry[0] == home.name]
+        connections = [connection for connection in self.shards.placement.connections if connection.venue == home.name]
+        room = [home.typed[connection.endpoint].fill for connection in connections]
+        client = self.rests.get(home.name)
+        return {"venue": home.name, "instruments": len({self.shards.streams[id].instrument for id in mine}),
+                "listed": None if home.listed is None else len(home.listed), "problem": home.problem if not self.note.startswith("adopted") else "",
+                "streams": len(mine), "live": sum(id in self.states and self.states[id].state == "LIVE" for id in mine),
+                "connections": len(connections), "slots": None if None in room else sum(room),
+                "first_data_s": None if home.first_data_s is None else round(home.first_data_s, 3), "rest": client.document() if client else None}
+
+    def subs(self, arguments):
+        """Every stream: what it is, where it lives, how it is."""
+        rows = []
+        for id, stream in sorted(self.shards.streams.items()):
+            venue, worker, connection = self.shards.home_of[id]
+            state = self.states.get(id) or control.StreamState(id, "PENDING", "the worker has not said yet")
+            rows.append({"id": id, "venue": venue, "instrument": self.shards.master.rows[stream.instrument]["canonical"], "symbol": stream.symbol,
+                         "channel": stream.channel, "depth": stream.depth, "endpoint": stream.endpoint, "wire": stream.wire, "worker": worker,
+                         "connection": connection, "state": state.state, "reason": state.reason, "since_ns": state.since_ns,
+                         "last_ns": state.last_ns, "messages": state.messages, "gaps": state.gaps})
+        return {"name": self.name, "streams": rows}
+
+    def conns(self, arguments):
+        """Every connection: where it lives, what it carries of what it may."""
+        rows = []
+        for connection in self.shards.placement.connections:
+            profile = self.shards.homes[connection.venue].typed[connection.endpoint]
+            _, session = self.sessions.get(connection.id, (0, control.SessionState(connection.id, 0, "IDLE", "the worker has not said yet")))
+            rows.append({"id": connection.id, "venue": connection.venue, "endpoint": connection.endpoint, "worker": connection.worker,
+                         "line": connection.line, "session": session.session, "state": session.state, "reason": session.reason,
+                         "streams": len(connection.streams), "streams_live": session.streams_live, "slots": profile.fill,
+                         "opened_ns": session.opened_ns, "reconnects": session.reconnects, "close_code": session.close_code})
+        return {"name": self.name, "connections": rows}
+
+
+def _count(states):
+    counts = {"total": 0}
+    for state in states:
+        counts["total"] += 1
+        key = (state.state if state else "PENDING").lower()
+        counts[key] = counts.get(key, 0) + 1
+    return counts
