@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from feedhandler import venues
 from feedhandler.worker.publisher import Publisher
 from feedhandler.worker.session import Figures, Refused, Session, connect, tls_context, utf8_valid
-from tests.wssupport import (BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, read_close, read_frame, serving, trade)
+from wssupport import (BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, read_close, read_frame, serving, trade)
 
 FRAME_SIZE_MAX = 1 << 20
 

@@ -14,7 +14,7 @@ import uvloop
 from feedhandler import control
 from feedhandler.worker.launcher import Launcher, LauncherError
 from feedhandler.worker.worker import WorkerOptions
-from tests.wssupport import CLOSE, TEXT, book, close, frame, read_frame, serving, trade
+from wssupport import CLOSE, TEXT, book, close, frame, read_frame, serving, trade
 
 TRADE, LEVEL, STATUS = 1, 4, 32
 GAP, LIVE = 1, 4
