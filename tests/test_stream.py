@@ -488,6 +488,15 @@ def test_no_connection_without_a_permit():
     assert world.states() == {0: "LIVE"}
 
 
+def test_a_plan_emptied_while_waiting_for_a_permit_asks_for_nothing_more():
+    world = World(BINANCE, plan_of(1, BINANCE), permits=False).run(1)
+    world.connection.replan(world.now, plan_of(0, BINANCE))
+    assert world.connection.state == "IDLE" and not world.connection.wants_permit()
+    world.connection.permit(world.now)
+    world.settle()
+    assert not world.connects
+
+
 def test_the_first_retry_comes_within_50_ms_and_later_ones_back_off_with_full_jitter():
     backoff = Backoff(random.Random(3))
     delays = [backoff.delay_ns() for _ in range(2000)]

@@ -178,7 +178,10 @@ def sockets_of(pid):
 
 
 async def gone(pid, seconds=5):
-    fd = os.pidfd_open(pid)
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:       # the launcher was quicker and has reaped it
+        return
     done = asyncio.Event()
     asyncio.get_running_loop().add_reader(fd, done.set)
     try:

@@ -267,7 +267,7 @@ class Worker:
     def on_permit(self, peer, permit):
         key = permit.venue, permit.endpoint
         self.pools[key].add(permit.count, permit.valid_until_ns)
-        waiting = self.waiting[key]
+        waiting = self.waiting[key] = {link: None for link in self.waiting[key] if link.connection.wants_permit()}
         while waiting and self.pools[key].take(time.monotonic_ns()):
             link = next(iter(waiting))
             del waiting[link]
