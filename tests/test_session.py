@@ -1,6 +1,5 @@
 """Sessions over loopback sockets: what malformed peers get, what good ones see published."""
 import asyncio
-import contextlib
 import os
 import socket
 import ssl

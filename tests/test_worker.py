@@ -178,7 +178,10 @@ def sockets_of(pid):
 
 
 async def gone(pid, seconds=5):
-    fd = os.pidfd_open(pid)
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:       # the launcher was quicker and has reaped it
+        return
     done = asyncio.Event()
     asyncio.get_running_loop().add_reader(fd, done.set)
     try:
@@ -479,6 +482,46 @@ def test_a_control_peer_that_sends_nonsense_is_dropped_and_the_data_goes_on(tmp_
                 pass
             writer.close()
             await settled(venue, "trades.BTC-PERPETUAL.100ms", tmp_path, [trade(1)], 1)
+    run(go())
+
+
+def depth(update):
+    return frame(TEXT, json.dumps({"stream": "btcusdt@depth@100ms", "data": {
+        "e": "depthUpdate", "E": 1700000000000 + update, "s": "BTCUSDT", "U": update, "u": update, "b": [["100.0", "1.5"]],
+        "a": []}}).encode())
+
+
+async def binance(reader, writer):
+    """Acknowledges, then sends one change every 20 ms from sequence 101."""
+    opcode, payload = await read_frame(reader)
+    writer.write(frame(TEXT, json.dumps({"result": None, "id": json.loads(payload)["id"]}).encode()))
+    for update in itertools.count(101):
+        writer.write(depth(update))
+        await asyncio.sleep(0.02)
+
+
+def test_a_book_from_rest_asks_again_while_its_snapshot_is_too_old_or_refused_and_then_chains(tmp_path):
+    answers = [(503, 0), (200, 50), (200, 105)]
+
+    class WithRest(Supervisor):
+        def hear(self, message):
+            super().hear(message)
+            if isinstance(message, control.WantSnapshot):
+                status, last = answers.pop(0)
+                body = json.dumps({"lastUpdateId": last, "bids": [["100.0", "1"]], "asks": [["101.0", "2"]]})
+                asyncio.get_running_loop().call_later(0.05, self.say, control.Snapshot(message.stream, status, body.encode()))
+
+    async def go():
+        async with launcher() as made, serving(binance) as url:
+            config = WorkerOptions(str(tmp_path), "test", 0, slot_count=4096, row_max=64, level_max=100)
+            await made.fork(config)
+            async with WithRest(config.socket_path) as supervisor:
+                stream = control.StreamPlan(10, 1, "stream", "btcusdt@depth@100ms", "BTCUSDT", "book", snapshot="rest")
+                supervisor.say(control.Assign(1, [control.InstrumentRow(1, "binance-spot", "BTCUSDT", -2, -5)], [
+                    control.ConnectionPlan(1, "binance-spot", "stream", url, [stream])]))
+                await supervisor.until(lambda: 10 in supervisor.streams and supervisor.streams[10].state == "LIVE")
+                assert len(supervisor.of(control.WantSnapshot)) == 3 and not answers
+        assert any(kind == LEVEL for _, _, kind, *_ in records(tmp_path))
     run(go())
 
 

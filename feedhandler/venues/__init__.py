@@ -6,7 +6,11 @@ import pathlib
 def names():
     """Names of all venues in this folder, sorted: "binance-spot", …"""
     files = {path.name.partition(".")[0] for path in pathlib.Path(__file__).parent.iterdir()
+<<<<<<< HEAD
              if path.suffix in (".pyx", ".so") and not path.name.startswith("_")}     # _x.pyx: shared by venues, none itself
+=======
+             if path.suffix in (".pyx", ".so") and not path.name.startswith("_")}
+>>>>>>> w-worker
     return sorted(name.replace("_", "-") for name in files)
 
 

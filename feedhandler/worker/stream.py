@@ -268,6 +268,9 @@ class Connection:
     def wanted(self):
         return [stream for stream in self.streams.values() if stream.wanted]
 
+    def wants_permit(self):
+        return self.state == "WAIT_PERMIT" or bool(self.rotating and self.state == "UP")
+
     def next_deadline(self):
         """When tick() is due, or None. It may be early, never late."""
         due = [self.due_ns]
@@ -302,7 +305,7 @@ class Connection:
 
     def supervisor_back(self, now):
         """A new supervisor knows nothing of what was asked: ask again."""
-        if self.state == "WAIT_PERMIT" or self.rotating:
+        if self.wants_permit():
             self._act(WantPermit())
         for stream in self.streams.values():
             if stream.snapshot_asked:
@@ -820,6 +823,8 @@ class Connection:
             return
         if self.state == "IDLE" and self.wanted():
             self._ask_permit(now)
+        elif self.state == "WAIT_PERMIT" and not self.wanted():
+            self._to("IDLE", "")
         elif self.state == "BACKOFF" and (self.due_ns is None or self.due_ns <= now):
             self.due_ns = None
             self._ask_permit(now)

@@ -5,6 +5,7 @@ read is held at OUT_SIZE_MAX bytes, then that supervisor is dropped; states are 
 """
 import asyncio
 import collections
+import contextlib
 import ctypes
 import dataclasses
 import gc
@@ -32,7 +33,7 @@ OUT_SIZE_MAX = 8 << 20
 OUT_SIZE_BUSY = 256 << 10       # states wait while this much is unsent
 PEER_MAX = 8
 SESSION_MAX = 511               # rows of the counters' session table; 0 is the worker itself
-STATUS_UNKNOWN = "MALFORMED"
+SNAPSHOT_MALFORMED = "MALFORMED"
 NOTICE_FIRST_DATA, NOTICE_GAP, NOTICE_LIVE, NOTICE_AHEAD, NOTICE_EXPONENT, NOTICE_PENDING_FULL = range(1, 7)
 
 
@@ -138,7 +139,8 @@ class Worker:
         await self.done
         server.close()
         await asyncio.sleep(0.05)        # what was said last leaves
-        os.unlink(self.options.socket_path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.options.socket_path)
         self.publisher.close()
 
     def beat_timer(self, loop):
@@ -265,7 +267,7 @@ class Worker:
     def on_permit(self, peer, permit):
         key = permit.venue, permit.endpoint
         self.pools[key].add(permit.count, permit.valid_until_ns)
-        waiting = self.waiting[key]
+        waiting = self.waiting[key] = {link: None for link in self.waiting[key] if link.connection.wants_permit()}
         while waiting and self.pools[key].take(time.monotonic_ns()):
             link = next(iter(waiting))
             del waiting[link]
@@ -281,7 +283,7 @@ class Worker:
                 link.tell(link.connection.snapshot, stream, False, reason, snapshot.retry_s)
                 continue
             state = self.publisher.snapshot(link.venue, stream.plan.instrument, snapshot.body, time.time_ns())
-            link.tell(link.connection.snapshot, stream, state != STATUS_UNKNOWN, "the snapshot could not be decoded")
+            link.tell(link.connection.snapshot, stream, state != SNAPSHOT_MALFORMED, "the snapshot could not be decoded")
             self.notices()
             if state == "LIVE" and stream.state != "LIVE":
                 link.tell(link.connection.live, stream)
