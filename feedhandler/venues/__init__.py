@@ -1,17 +1,15 @@
 """Venues by name. One file a venue: the lists come from the folder, nothing is registered anywhere."""
+import functools
 import importlib
 import pathlib
 
 
+@functools.cache
 def names():
-    """Names of all venues in this folder, sorted: "binance-spot", …"""
+    """Names of all venues in this folder, sorted: "binance-spot", …  A file whose name begins with _ is shared by venues, none itself."""
     files = {path.name.partition(".")[0] for path in pathlib.Path(__file__).parent.iterdir()
-<<<<<<< HEAD
-             if path.suffix in (".pyx", ".so") and not path.name.startswith("_")}     # _x.pyx: shared by venues, none itself
-=======
              if path.suffix in (".pyx", ".so") and not path.name.startswith("_")}
->>>>>>> w-worker
-    return sorted(name.replace("_", "-") for name in files)
+    return tuple(sorted(name.replace("_", "-") for name in files))
 
 
 def load(name, row_max=1024):
