@@ -299,3 +299,28 @@ def test_a_writer_that_died_after_changing_an_exponent_is_followed_exactly():
                 assert feed.quote(3).trade_price == D("25.30")
             finally:
                 successor.close()
+
+
+def test_asyncio_gets_batches_without_blocking_its_loop(spot):
+    import asyncio
+    from feedhandler import aio
+    directory, publisher, venue = spot
+
+    async def main(feed):
+        turns = 0
+
+        async def count():
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0.005)
+                turns += 1
+        counting = asyncio.create_task(count())
+        asyncio.get_running_loop().call_later(0.2, send, publisher, venue, trade(1))
+        async for batch in aio.batches(feed):
+            if 1 in batch.kind:
+                counting.cancel()
+                return turns, batch.trade_id[batch.kind == 1].tolist()
+
+    with attach(directory) as feed:
+        turns, trade_ids = asyncio.run(main(feed))
+    assert trade_ids == [1] and turns >= 4
