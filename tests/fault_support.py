@@ -21,6 +21,7 @@ import uvloop
 
 import feedhandler
 from feedhandler import instance
+from feedhandler.counters import Counters
 from feedhandler.reader import RECORD_DTYPE
 from feedhandler.simulate.market import ASK, BID
 from feedhandler.simulate.server import Simulator, SimulatorConfig
@@ -94,8 +95,9 @@ class Seen:
         self.sides, self.phase, self.position, self.event_open = ({}, {}), "NEW", -1, False
         self.story = []              # GAP, RESYNC, LIVE, STALE, REJECTED of any channel, and RESET
         self.events = self.gaps = self.resets = 0
-        self.trade_next, self.trades, self.trade_holes, self.trades_twice = None, 0, 0, 0
+        self.trade_next, self.trades, self.trade_holes, self.trade_loss_expected = None, 0, 0, False
         self.trade_gaps = 0          # that were announced
+        self.trade_gap_told = False  # since the last trade
         self.touches = {tuple(self.level(event.touch)) for event in market.loop}
         self.touch = None
 
@@ -111,7 +113,8 @@ class Seen:
         if name is None:
             return
         if detail != BOOK:
-            self.trade_gaps += code == GAP
+            self.trade_gaps += detail == 0 and code == GAP
+            self.trade_gap_told |= detail == 0 and code == GAP
             return
         self.story.append(name)
         if code == GAP:
@@ -169,12 +172,16 @@ class Seen:
         bid, ask = max(bids, default=None), min(asks, default=None)
         return bid, bids.get(bid), ask, asks.get(ask)
 
-    def trade(self, number):
+    def trade(self, number, flags):
+        """Trades are numbered without holes here: a missing one must have been told, and none comes twice."""
         self.trades += 1
         if self.trade_next is not None and number < self.trade_next:
-            self.trades_twice += 1
-            return
-        self.trade_holes += self.trade_next is not None and number != self.trade_next
+            self.bad(f"trade {number} comes after {self.trade_next - 1}")
+        if self.trade_next is not None and number > self.trade_next:
+            self.trade_holes += 1
+            if not self.trade_gap_told and not flags & GAP_BEFORE and not self.trade_loss_expected:
+                self.bad(f"trade {number} comes after {self.trade_next - 1}, and no gap was told")
+        self.trade_gap_told = False
         self.trade_next = number + 1
 
 
@@ -247,7 +254,7 @@ class Watcher:
             if seen.phase == "LIVE" and touch != seen.best():
                 seen.bad(f"the touch {touch} is not the book's {seen.best()}")
         elif kind == TRADE:
-            seen.trade(word[2])
+            seen.trade(word[2], flags)
         elif kind == QUOTE:
             touch = word[0] * price_scale, word[1] * size_scale, word[2] * price_scale, word[3] * size_scale
             if touch not in seen.touches and tuple(self.initial(seen)) != touch:
@@ -277,7 +284,7 @@ class Watcher:
 
     def counts(self, but=()):
         """What a disturbance would change, of every instrument not in `but`."""
-        return {key: (seen.gaps, seen.resets, seen.trade_holes, seen.trades_twice, seen.trade_gaps)
+        return {key: (seen.gaps, seen.resets, seen.trade_holes, seen.trade_gaps)
                 for key, seen in self.seen.items() if seen not in but}
 
 
@@ -393,8 +400,14 @@ class Place:
         return {(row["venue"], row["symbol"], row["channel"]): row for row in self.document("subs", "list")["streams"]}
 
     def counter(self, name):
-        rows = self.document("stats")["counters"]
-        return rows.get(name, 0)
+        return self.counters().values()[name]
+
+    def counters(self):
+        return Counters(instance.directory(self.name), 0)
+
+    def sessions(self, venue):
+        """Rows of the venue's connections in the worker's table."""
+        return [row for row in self.counters().sessions() if row["venue"] == venue]
 
     def until_streams(self, condition, what, seconds=WAIT_S):
         """Ask for the streams' states until the condition on them holds, reading on meanwhile."""
