@@ -103,6 +103,7 @@ cdef class Publisher:
     cdef char *padded               # copy of what Python hands in, with the padding a decoder may touch
     cdef size_t padded_size
     cdef uint32_t out_bid_count, out_ask_count, dirty_count, pending_free, run_free, run_used
+    cdef dict inherited             # id: exponents that a resumed ring's readers know, until the instrument is added
     cdef uint64_t frame_count, flushed, recv_first_ns, clock_ns, clock_offset_ns, part_max
     cdef readonly uint32_t row_max, level_max, worker
     cdef readonly uint32_t notice_count     # instruments with notices; 0: notices() has nothing to say
