@@ -112,7 +112,7 @@ cdef class Publisher:
         cdef uint32_t i
         self.writer.fd = self.state.fd = self.readers.fd = -1
         self.row_max, self.level_max, self.worker = row_max, level_max, worker
-        self.inherited = {}
+        self.inherited, self.interrupted = {}, set()
         self.slots = <fh_slot *>calloc(row_max, sizeof(fh_slot))
         self.dirty = <uint32_t *>malloc(row_max * sizeof(uint32_t))
         self.noticed = <uint32_t *>malloc(row_max * sizeof(uint32_t))
@@ -185,6 +185,7 @@ cdef class Publisher:
             if row.owner == self.worker and l1.position:
                 l1.flags |= FH_STALE
                 l1.status = FH_GAP if l1.status else 0
+                self.interrupted.add(i)
                 self.inherited[i] = changed.get(i, (l1.price_exponent, l1.size_exponent))
                 if self.inherited[i] != (l1.price_exponent, l1.size_exponent):
                     l1.price_exponent, l1.size_exponent = self.inherited[i]
@@ -997,6 +998,9 @@ cdef class Publisher:
     def turn(self, now_mono_ns=None):
         """flush() for Python, at a given or the present CLOCK_MONOTONIC."""
         self.flush(clock_now(CLOCK_MONOTONIC) if now_mono_ns is None else <uint64_t>now_mono_ns)
+        if self.resumed_any:            # the shard of our predecessor came in one piece: later streams are new
+            self.interrupted.clear()
+            self.resumed_any = 0
 
     def add_stream(self, Venue venue not None, instrument_id, channel, uint32_t depth=0, snapshot=""):
         """Keep a stream of an instrument: its row in `state` becomes ours, and a book gets its levels.
@@ -1028,6 +1032,23 @@ cdef class Publisher:
             slot.seed = SEEDS[snapshot]
             slot.depth = min(depth, self.level_max)
             slot.book_state = BOOK_WAITING
+        if stream.lines == 1 and instrument_id in self.interrupted:
+            self.resumed(slot, index)
+
+    cdef void resumed(self, fh_slot *slot, int index) noexcept:
+        """Our predecessor died with this stream: what came meanwhile is missing, and that is said before anything later of it."""
+        cdef fh_stream *stream = &slot.stream[index]
+        if index == FH_CHANNEL_BOOK:
+            slot.l1.status = FH_GAP
+            slot.l1.flags |= FH_STALE
+            self.counters.counter[FH_COUNTER_book_gaps] += 1
+        elif index in (FH_CHANNEL_TRADE, FH_CHANNEL_AGG_TRADE, FH_CHANNEL_LIQUIDATION):
+            stream.gap_before = 1
+        else:
+            return
+        stream.gaps += 1
+        self.put_status(slot.instrument, FH_GAP, index, 0, 0, 0, 0, clock_now(CLOCK_REALTIME))
+        self.resumed_any = 1
 
     def remove_stream(self, instrument_id, channel):
         """One line less. Behind the last one, what still arrives is dropped, and a book is forgotten."""
