@@ -129,7 +129,6 @@ class SubscribeTable(_Table):
     channels: list[str] = setting(..., "What to subscribe: a channel with optional depth and speed.",
                                   "one or more of " + ", ".join(CHANNELS) + ", as in \"book20@100ms\"", min_length=1)
     lines: int = setting(1, "Redundant lines: 2 holds every stream on two connections.", "1 or 2", ge=1, le=2)
-    standby: bool = setting(False, "Keep a second worker ready to take these instruments over.", "true or false")
     limit: int = setting(100, "Instruments \"*\" may take, in the venue's own order.", "1 to 65,536", ge=1, le=INSTRUMENT_MAX)
 
 

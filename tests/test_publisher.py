@@ -674,6 +674,26 @@ def test_a_resumed_ring_goes_on_with_an_epoch_and_stale_rows(rig):
     assert row[20] == GAP and row[22] & STALE and row[4] == 10000, "the last known touch, marked"
 
 
+def test_after_a_crash_every_stream_the_dead_worker_had_says_gap_before_it_goes_on(rig):
+    first = Rig(state=True)
+    first.add(channels=("book", "trade", "quote"))
+    first.publisher.hold(0)
+    first.publisher.snapshot(first.venue, 0, seed(100), NOW)
+    first.feed(trade(1))
+    first.publisher.turn()
+    first.close(keep=True)
+    one = rig(directory=first.directory, resume=True)
+    one.read = one.publisher.position
+    one.add(channels=("book", "trade", "quote"))
+    one.publisher.add_stream(one.venue, 0, "trade")
+    assert [(record[1], record[3][0]) for record in one.records()] == [(GAP, BOOK), (GAP, 0)], "once a stream, not once a line"
+    one.feed(trade(5))
+    kind, flags, *_ = one.records()[0]
+    assert kind == TRADE and flags & GAP_BEFORE
+    one.add("ETHUSDT", instrument=1)
+    assert one.records() == [], "a stream the dead worker did not have begins without a gap"
+
+
 def test_an_impossible_ring_says_what_is_possible(rig):
     directory = tempfile.mkdtemp(dir="/dev/shm")
     fd = os.open(directory, os.O_RDONLY)

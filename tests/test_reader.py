@@ -264,3 +264,63 @@ def test_a_silent_worker_is_said_by_the_reader_itself(spot):
         assert time.monotonic() - begin < 5 and record.ring == 0
         publisher.turn()
         assert next(r for r in feed.records(timeout=10) if r.kind == "status" and r.code == "LIVE").ring == 0
+
+
+def test_a_writer_that_died_after_changing_an_exponent_is_followed_exactly():
+    with market_place.place(workers=0) as (directory, instruments, _):
+        instruments.put(3, "binance-spot", "BTCUSDT", "BTC-USDT", -2, -3)
+        program = textwrap.dedent(f"""
+            import os, sys
+            from feedhandler import venues
+            from feedhandler.worker.publisher import Publisher
+            publisher = Publisher(os.open({directory!r}, os.O_RDONLY), 0, 4096, {market_place.ROW_MAX}, 100)
+            venue = venues.load("binance-spot", {market_place.ROW_MAX})
+            venue.add_instrument(3, "BTCUSDT", -2, -3)
+            publisher.add_stream(venue, 3, "trade")
+            publisher.turn()
+            print("created", flush=True)
+            sys.stdin.readline()
+            publisher.feed(venue, 0, {trade(1)!r}, {NOW})
+            publisher.turn()
+            publisher.feed(venue, 0, {trade(2, b"25.1234")!r}, {NOW})
+            os._exit(9)     # died with the change committed, neither rows nor head written
+        """)
+        child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "created\n"
+        with attach(directory) as feed:
+            child.communicate("go\n", timeout=20)
+            successor, venue = market_place.resume(directory, 0), venues.load("binance-spot", market_place.ROW_MAX)
+            try:
+                venue.add_instrument(3, "BTCUSDT", -2, -3)     # what the plan still says
+                successor.add_stream(venue, 3, "trade")
+                send(successor, venue, trade(3, b"25.30"))
+                prices = [record.price for record in market_records(feed) if record.kind == "trade"]
+                assert prices == [D("25.10"), D("25.1234"), D("25.30")]
+                assert feed.quote(3).trade_price == D("25.30")
+            finally:
+                successor.close()
+
+
+def test_asyncio_gets_batches_without_blocking_its_loop(spot):
+    import asyncio
+    from feedhandler import aio
+    directory, publisher, venue = spot
+
+    async def main(feed):
+        turns = 0
+
+        async def count():
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0.005)
+                turns += 1
+        counting = asyncio.create_task(count())
+        asyncio.get_running_loop().call_later(0.2, send, publisher, venue, trade(1))
+        async for batch in aio.batches(feed):
+            if 1 in batch.kind:
+                counting.cancel()
+                return turns, batch.trade_id[batch.kind == 1].tolist()
+
+    with attach(directory) as feed:
+        turns, trade_ids = asyncio.run(main(feed))
+    assert trade_ids == [1] and turns >= 4

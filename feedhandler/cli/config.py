@@ -27,8 +27,9 @@ def _load(path, as_json=False):
 
 
 def example():
-    """Text of the commented configuration."""
-    for folder in (pathlib.Path(__file__).parents[2] / "conf", pathlib.Path(__file__).parents[1] / "conf"):
+    """Text of the commented configuration: installed beside the package, or in the folder conf of the sources."""
+    package = pathlib.Path(__file__).parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
         if (folder / "example.toml").exists():
             return (folder / "example.toml").read_text()
     common.fail("the example configuration is not installed; feedhandler config schema lists every setting")

@@ -103,6 +103,9 @@ cdef class Publisher:
     cdef char *padded               # copy of what Python hands in, with the padding a decoder may touch
     cdef size_t padded_size
     cdef uint32_t out_bid_count, out_ask_count, dirty_count, pending_free, run_free, run_used
+    cdef set interrupted            # ids that our dead predecessor published, until the shard was taken over
+    cdef bint resumed_any
+    cdef dict inherited             # id: exponents that a resumed ring's readers know, until the instrument is added
     cdef uint64_t frame_count, flushed, recv_first_ns, clock_ns, clock_offset_ns, part_max
     cdef readonly uint32_t row_max, level_max, worker
     cdef readonly uint32_t notice_count     # instruments with notices; 0: notices() has nothing to say
@@ -150,5 +153,6 @@ cdef class Publisher:
     cdef bint table(self, fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size) except -1
     cdef void resync_told(self, fh_slot *slot)
     cdef void stream_lost(self, fh_slot *slot, int index, uint16_t session, uint64_t now)
+    cdef void resumed(self, fh_slot *slot, int index) noexcept
     cdef fh_slot *slot_at(self, instrument_id) except NULL
     cdef const char *copied(self, bytes data) except NULL

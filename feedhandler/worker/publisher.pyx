@@ -112,6 +112,7 @@ cdef class Publisher:
         cdef uint32_t i
         self.writer.fd = self.state.fd = self.readers.fd = -1
         self.row_max, self.level_max, self.worker = row_max, level_max, worker
+        self.inherited, self.interrupted = {}, set()
         self.slots = <fh_slot *>calloc(row_max, sizeof(fh_slot))
         self.dirty = <uint32_t *>malloc(row_max * sizeof(uint32_t))
         self.noticed = <uint32_t *>malloc(row_max * sizeof(uint32_t))
@@ -162,18 +163,33 @@ cdef class Publisher:
         return True
 
     def rows_stale(self):
-        """After a crash: our rows may be newer than the ring. Their values are the last known, and marked so."""
+        """After a crash: mark our rows, and take over the exponents that the ring's readers know.
+
+        A row holds those of the last flush; a change behind it lies in the ring, at most part_max records back."""
         cdef uint32_t i
+        cdef uint64_t position = self.writer.position
+        cdef uint64_t behind = min(position, self.writer.ring.slot_count // 4 + FH_CLAIM_BLOCK)
+        cdef fh_record *slot
         cdef fh_state_row *row
         cdef fh_state_l1 l1
         if self.state.file == NULL:
             return
+        changed = {}
+        for position in range(position - behind, position):
+            slot = &self.writer.slots[position & self.writer.mask]
+            if slot.kind == FH_STATUS and slot.body.status.code == FH_INSTRUMENT_CHANGED and slot.commit == position + 1:
+                changed[slot.instrument] = <int8_t>slot.body.status.a, <int8_t>slot.body.status.b
         for i in range(min(self.state.row_max, self.row_max)):
             row = &(<fh_state_row *>self.state.rows)[i]
             l1 = row.l1[row.latch_l1 & 1]
             if row.owner == self.worker and l1.position:
                 l1.flags |= FH_STALE
                 l1.status = FH_GAP if l1.status else 0
+                self.interrupted.add(i)
+                self.inherited[i] = changed.get(i, (l1.price_exponent, l1.size_exponent))
+                if self.inherited[i] != (l1.price_exponent, l1.size_exponent):
+                    l1.price_exponent, l1.size_exponent = self.inherited[i]
+                    undefine(&l1)
                 fh_state_put_l1(row, &l1)
 
     def close(self):
@@ -822,7 +838,7 @@ cdef class Publisher:
             slot.known = 1
             slot.instrument = instrument
             slot.pending_first = slot.pending_last = NONE
-            undefine(slot)
+            undefine(&slot.l1)
             slot.l1.price_exponent = venue.rows[instrument].price_exponent
             slot.l1.size_exponent = venue.rows[instrument].size_exponent
         return slot
@@ -982,6 +998,9 @@ cdef class Publisher:
     def turn(self, now_mono_ns=None):
         """flush() for Python, at a given or the present CLOCK_MONOTONIC."""
         self.flush(clock_now(CLOCK_MONOTONIC) if now_mono_ns is None else <uint64_t>now_mono_ns)
+        if self.resumed_any:            # the shard of our predecessor came in one piece: later streams are new
+            self.interrupted.clear()
+            self.resumed_any = 0
 
     def add_stream(self, Venue venue not None, instrument_id, channel, uint32_t depth=0, snapshot=""):
         """Keep a stream of an instrument: its row in `state` becomes ours, and a book gets its levels.
@@ -994,6 +1013,10 @@ cdef class Publisher:
             raise ValueError(f"snapshot {snapshot!r} is not known; use in_band, rest or window")
         if not has_lines(self.slot_at(instrument_id)):
             self.slot_at(instrument_id).known = 0   # the row may have got other exponents, or another symbol
+            if instrument_id in self.inherited:     # readers of a resumed ring know these, whatever the plan says
+                price_exponent, size_exponent = self.inherited.pop(instrument_id)
+                venue.rows[<uint32_t>instrument_id].price_exponent = price_exponent
+                venue.rows[<uint32_t>instrument_id].size_exponent = size_exponent
         cdef fh_slot *slot = self.known(venue, instrument_id)
         cdef fh_stream *stream = &slot.stream[index]
         if index == FH_CHANNEL_BOOK and slot.book.bid.max == 0 and fh_book_init(&slot.book, self.level_max) < 0:
@@ -1009,6 +1032,23 @@ cdef class Publisher:
             slot.seed = SEEDS[snapshot]
             slot.depth = min(depth, self.level_max)
             slot.book_state = BOOK_WAITING
+        if stream.lines == 1 and instrument_id in self.interrupted:
+            self.resumed(slot, index)
+
+    cdef void resumed(self, fh_slot *slot, int index) noexcept:
+        """Our predecessor died with this stream: what came meanwhile is missing, and that is said before anything later of it."""
+        cdef fh_stream *stream = &slot.stream[index]
+        if index == FH_CHANNEL_BOOK:
+            slot.l1.status = FH_GAP
+            slot.l1.flags |= FH_STALE
+            self.counters.counter[FH_COUNTER_book_gaps] += 1
+        elif index in (FH_CHANNEL_TRADE, FH_CHANNEL_AGG_TRADE, FH_CHANNEL_LIQUIDATION):
+            stream.gap_before = 1
+        else:
+            return
+        stream.gaps += 1
+        self.put_status(slot.instrument, FH_GAP, index, 0, 0, 0, 0, clock_now(CLOCK_REALTIME))
+        self.resumed_any = 1
 
     def remove_stream(self, instrument_id, channel):
         """One line less. Behind the last one, what still arrives is dropped, and a book is forgotten."""
@@ -1249,9 +1289,8 @@ cdef inline void count_flags(fh_counters *counters, uint8_t flags) noexcept nogi
         counters.counter[FH_COUNTER_ts_suspect] += 1
 
 
-cdef void undefine(fh_slot *slot) noexcept nogil:
+cdef void undefine(fh_state_l1 *l1) noexcept nogil:
     """No value yet: undefined, not zero."""
-    cdef fh_state_l1 *l1 = &slot.l1
     l1.bid_price = l1.ask_price = l1.quote_bid_price = l1.quote_ask_price = FH_UNDEFINED
     l1.trade_price = l1.trade_size = l1.mark_price = l1.index_price = FH_UNDEFINED
     l1.funding_e12 = l1.open_interest = FH_UNDEFINED

@@ -1,0 +1,104 @@
+"""Faults of a venue, injected one by one into simulated ones, and what a reader sees of each: never a wrong book.
+
+Every record of every instrument is checked against the market's own book (fault_support.Watcher), also of those that a
+test does not touch: a wrong book, a doubled or silently lost event or a wrong number fails whatever test reads it.
+"""
+import pytest
+
+from fault_support import VENUES, Place
+
+CLOSE_CODES = {"oversize": 1009, "masked": 1002, "rsv": 1002, "bad_utf8": 1007}
+COUNTERS = {"oversize": "frames_oversize", "masked": "frames_protocol_error", "rsv": "frames_protocol_error", "bad_utf8": "frames_utf8_error"}
+HALVES = (VENUES[0::2], VENUES[1::2])
+RESYNC_S = 8.0
+RECONNECT_S = 15.0
+
+
+@pytest.fixture(scope="module")
+def place():
+    with Place(instruments=12, rate=1500) as place:
+        place.watcher.until(lambda: all(seen.phase == "LIVE" for seen in place.watcher.seen.values()), "all books")
+        yield place
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Few instruments: each reconnect costs Binance spot 250 of the 4,800 REST weight a minute for every book."""
+    with Place(instruments=2, rate=600) as place:
+        place.watcher.until(lambda: all(seen.phase == "LIVE" for seen in place.watcher.seen.values()), "all books")
+        yield place
+
+
+@pytest.fixture
+def fresh(place):
+    """An instrument of a venue that no test has disturbed yet."""
+    used = place.__dict__.setdefault("used", set())
+
+    def take(venue):
+        seen = next(seen for (name, _), seen in place.watcher.seen.items() if name == venue and seen not in used)
+        used.add(seen)
+        return seen
+    return take
+
+
+def disturb(place, seen, kind, channel="book", **fields):
+    """Inject a frame fault into the instrument's stream and wait until it was sent."""
+    fault = place.fault(kind, venue=seen.market.venue, symbol=seen.market.symbol, channel=channel, **fields)
+    place.watcher.until(lambda: fault.injected, f"{kind} is injected")
+    return fault
+
+
+# -- messages --------------------------------------------------------------------------------------------------
+
+LOSSES = [(kind, venue) for kind in ("drop", "reorder", "malformed") for venue in VENUES] + [("corrupt", "kraken")]
+
+
+@pytest.mark.parametrize("kind, venue", LOSSES)
+def test_a_lost_late_cut_or_corrupted_book_message_is_a_gap_then_a_new_book_and_nobody_else_is_disturbed(place, fresh, venue, kind):
+    seen, malformed = fresh(venue), place.counter("frames_malformed")
+    before, told, story = place.watcher.counts(but=[seen]), seen.gaps, len(seen.story)
+    if kind == "malformed" and venue == "kraken":   # without numbers a book cannot know that the message was not its own
+        before = {key: counts for key, counts in before.items() if key[0] != "kraken"}
+    disturb(place, seen, kind)
+    place.watcher.until(lambda: seen.gaps > told, "the gap is told", RESYNC_S)
+    place.watcher.until(lambda: seen.phase == "LIVE", "the book is whole again", RESYNC_S)
+    place.watcher.advance(3)
+    assert seen.gaps == told + 1
+    assert seen.story[story] == "GAP" and "RESET" in seen.story[story:] and seen.story[-1] == "LIVE"
+    after = place.watcher.counts(but=[seen])
+    assert {key: after[key] for key in before} == before
+    assert place.counter("frames_malformed") - malformed == (kind == "malformed")
+
+
+@pytest.mark.parametrize("venue", VENUES)
+def test_doubled_and_fragmented_messages_change_nothing(place, fresh, venue):
+    seen, before = fresh(venue), place.watcher.counts()
+    trades = seen.trades
+    for kind, channel in (("duplicate", "book"), ("duplicate", "trade"), ("fragment", "book"), ("fragment", "trade")):
+        disturb(place, seen, kind, channel)
+    place.watcher.advance(3)
+    place.watcher.until(lambda: seen.trades > trades + 2, "trades go on")
+    assert place.watcher.counts() == before
+
+
+# -- connections -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("half", HALVES, ids=" ".join)
+@pytest.mark.parametrize("kind", CLOSE_CODES)
+def test_a_frame_against_the_protocol_ends_its_connection_with_the_right_code_and_disturbs_no_other(small, half, kind):
+    watcher = small.watcher
+    seen = {venue: [one for (name, _), one in watcher.seen.items() if name == venue] for venue in half}
+    others = watcher.counts(but=[one for ones in seen.values() for one in ones])
+    told = {one: one.gaps for ones in seen.values() for one in ones}
+    counted = small.counter(COUNTERS[kind])
+    for venue in half:
+        small.fault(kind, venue=venue, channel="book")
+    watcher.until(lambda: all(one.gaps > before for one, before in told.items()),
+                  lambda: f"told to be broken: {[one.market.venue for one, before in told.items() if one.gaps == before]}", RECONNECT_S)
+    watcher.until(lambda: all(one.phase == "LIVE" for venue in half for one in seen[venue]), "all books again", RECONNECT_S)
+    small.until_all_live(RECONNECT_S)
+    watcher.advance(2)
+    assert watcher.counts(but=[one for ones in seen.values() for one in ones]) == others
+    assert small.counter(COUNTERS[kind]) == counted + len(half)
+    for venue in half:
+        assert {row["close_code_last"] for row in small.sessions(venue)} == {CLOSE_CODES[kind]}
