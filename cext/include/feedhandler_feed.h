@@ -171,7 +171,10 @@ static inline int fh_feed_idle(fh_feed *feed, fh_record *out, fh_feed_news *news
         return FH_FEED_EMPTY;
     feed->looked_ns = now;
     news->worker = feed->ring_count;
-    return fh_feed_join(feed, news->worker, error, sizeof error) == FH_FEED_OK ? FH_FEED_NEW_RING : FH_FEED_EMPTY;
+    if (fh_feed_join(feed, news->worker, error, sizeof error) != FH_FEED_OK)
+        return FH_FEED_EMPTY;
+    feed->ring[news->worker].position = 0; /* it was not there when we opened: everything in it is new to us */
+    return FH_FEED_NEW_RING;
 }
 
 /* Whether a ring waits for another one to be read up to where an instrument left it. */

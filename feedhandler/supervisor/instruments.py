@@ -71,8 +71,8 @@ class Master:
         return control.InstrumentRow(id, row["venue_name"], row["symbol"], row["price_exponent"], row["size_exponent"])
 
     def exponents_raised(self, id, price_exponent, size_exponent):
-        self.table.set_exponents(id, price_exponent, size_exponent)
-        self.rows[id] = self.table.get(id)
+        """For a worker that begins with an instrument; the table keeps the exponents it was listed with."""
+        self.rows[id] = {**self.rows[id], "price_exponent": price_exponent, "size_exponent": size_exponent}
 
 
 def resolve(venue, listed, symbols, limit):
