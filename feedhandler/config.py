@@ -90,7 +90,8 @@ class RestartTable(_Table):
 
 
 class LoadTable(_Table):
-    messages_per_s: int = setting(20_000, "Messages a second planned for one connection at most.", "10 to 1,000,000", ge=10, le=1_000_000)
+    messages_per_s: int = setting(20_000, "Messages a second one connection is taken to carry.", "10 to 1,000,000", ge=10, le=1_000_000)
+    target_percent: int = setting(60, "Share of that, and of a worker's CPU, that the plan uses.", "10 to 100", ge=10, le=100)
     streams_per_worker: int = setting(2000, "Streams planned for one worker at most.", "1 to 100,000", ge=1, le=100_000)
 
 

@@ -56,11 +56,10 @@ def test_instruments_keep_their_ids_digits_and_strikes(table):
     assert (first["price_exponent"], first["size_exponent"], first["tick"], first["lot"], first["strike"]) == (-1, -5, 1, 1, tables.UNDEFINED)
     assert (second["price_exponent"], second["tick"], second["strike"], second["multiplier"]) == (-4, 5, 1005000, 10)
     master.exponents_raised(1, -6, -1)
-    assert (table.get(1)["tick"], table.get(1)["strike"]) == (500, 100500000)
-    with pytest.raises(ValueError, match="would drop digits"):
-        master.exponents_raised(1, -5, -1)
+    assert master.control_row(1) == control.InstrumentRow(1, "deribit", "O", -6, -1)
+    assert (table.get(1)["price_exponent"], table.get(1)["tick"]) == (-4, 5), "the table keeps what the first record comes in"
     again = instruments.Master(table, tables.UNDEFINED)
-    assert again.ids == master.ids and again.control_row(1) == control.InstrumentRow(1, "deribit", "O", -6, -1)
+    assert again.ids == master.ids and again.control_row(1) == control.InstrumentRow(1, "deribit", "O", -4, -1)
 
 
 @pytest.mark.parametrize("bad", [dict(tick="1e-19"), dict(tick="x"), dict(kind="bond"), dict(symbol="S" * 48), dict(lot="9999999999999999999")])

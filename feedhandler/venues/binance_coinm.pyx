@@ -21,7 +21,7 @@ from feedhandler.venues._binance import (
 SNAPSHOT_WEIGHTS = {50: 2, 100: 5, 500: 10, 1000: 20}  # limit -> weight, of 2,400 a minute and address
 
 PROFILES = {"coinm": binance_profile(
-    "coinm", "wss://dstream.binance.com/stream", confidence="assumed", sources=["S-BUSDM", "S-OBS"],
+    "coinm", "wss://dstream.binance.com/stream", confidence="assumed", sources=["developers.binance.com: COIN-M market streams, 2026-06-27 and 2026-07-26", "probes of 2026-09"],
     notes=["1,024 streams and 10 messages/s are quoted in the USD-M style; the COIN-M pages have no such numbers"],
     conn={"max_open": None, "attempts": []},
     client_msg={"windows": [{"n": 10, "per_s": 1, "scope": "conn"}], "counts_control_frames": True,
