@@ -52,6 +52,9 @@ FULL_DTYPE = numpy.dtype({
 KINDS = {FH_TRADE: "trade", FH_QUOTE: "quote", FH_TOUCH: "touch", FH_LEVEL: "level", FH_MARK: "mark", FH_INDEX: "index",
          FH_FUNDING: "funding", FH_OPEN_INTEREST: "open_interest", FH_LIQUIDATION: "liquidation", FH_CANDLE: "candle",
          FH_TICKER: "ticker", FH_GREEKS: "greeks", FH_STATUS: "status"}
+TRADE, QUOTE, TOUCH, LEVEL, MARK, INDEX, FUNDING = FH_TRADE, FH_QUOTE, FH_TOUCH, FH_LEVEL, FH_MARK, FH_INDEX, FH_FUNDING
+OPEN_INTEREST, LIQUIDATION, CANDLE, TICKER, GREEKS, STATUS = FH_OPEN_INTEREST, FH_LIQUIDATION, FH_CANDLE, FH_TICKER, FH_GREEKS, FH_STATUS
+"""What batch.kind is compared with."""
 STATUS_CODES = {FH_GAP: "GAP", FH_RESYNC: "RESYNC", FH_STALE_STREAM: "STALE", FH_LIVE: "LIVE", FH_HALT: "HALT",
                 FH_HEARTBEAT: "HEARTBEAT", FH_EPOCH: "EPOCH", FH_SESSION_UP: "SESSION_UP", FH_SESSION_DOWN: "SESSION_DOWN",
                 FH_MOVED_OUT: "MOVED_OUT", FH_MOVED_IN: "MOVED_IN", FH_INSTRUMENT_CHANGED: "INSTRUMENT_CHANGED",
@@ -301,9 +304,15 @@ cdef class Liquidation(Record):
         return self.data.body.liquidation.order_id
 
 
+cdef object _real(int64_t word):
+    cdef double value
+    memcpy(&value, &word, 8)
+    return None if value != value else value
+
+
 @cython.final
 cdef class Candle(Record):
-    FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "start_ns", "count", "interval_s")
+    FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "start_ns", "count", "interval_s", "closed")
 
     @property
     def open(self):
@@ -327,7 +336,7 @@ cdef class Candle(Record):
 
     @property
     def quote_volume(self):
-        return self.price_at(self.more[1])
+        return _real(self.more[1])
 
     @property
     def start_ns(self):
@@ -339,12 +348,17 @@ cdef class Candle(Record):
 
     @property
     def interval_s(self):
-        return <uint32_t>((<uint64_t>self.more[3]) >> 32)
+        return <uint32_t>((<uint64_t>self.more[3]) >> 32) & ~FH_CANDLE_CLOSED
+
+    @property
+    def closed(self):
+        """Whether the interval is over. False where it goes on, and at venues that do not say."""
+        return (<uint64_t>self.more[3] >> 32) & FH_CANDLE_CLOSED != 0
 
 
 @cython.final
 cdef class Ticker(Record):
-    """24-hour statistics."""
+    """24-hour statistics. quote_volume and average are floats, None where the venue tells none."""
     FIELDS = ("price", "open", "high", "low", "volume", "quote_volume", "average", "count")
 
     @property
@@ -369,11 +383,11 @@ cdef class Ticker(Record):
 
     @property
     def quote_volume(self):
-        return self.price_at(self.more[1])
+        return _real(self.more[1])
 
     @property
     def average(self):
-        return self.price_at(self.more[2])
+        return _real(self.more[2])
 
     @property
     def count(self):

@@ -161,6 +161,7 @@ class Stream:
         self.dropped = False
         self.duplicate = False       # another stream of the connection has this wire: never sent
         self.gaps = 0
+        self.gap_ns, self.gap_reason = 0, ""
         self.forget()
 
     def use(self, plan):
@@ -605,6 +606,7 @@ class Connection:
     def gap(self, now, stream, reason):
         """The book's chain broke. While one resync is on its way further gaps start no other."""
         stream.gaps += 1
+        stream.gap_ns, stream.gap_reason = now, reason
         if self._is_served(stream) and stream.has_data and not self._is_resyncing(stream):
             self._set(now, stream, "GAP", reason)
             self._resync(now, stream, reason)
