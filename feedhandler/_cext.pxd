@@ -15,6 +15,7 @@ cdef extern from "include/feedhandler.h" nogil:
     int FH_BOOK_TOP
     int FH_RING_MAX
     int FH_READER_MAX
+    uint32_t FH_LOOK_POLLS
     enum:
         FH_CONTINUATION, FH_TRADE, FH_QUOTE, FH_TOUCH, FH_LEVEL, FH_MARK, FH_INDEX, FH_FUNDING
         FH_OPEN_INTEREST, FH_LIQUIDATION, FH_CANDLE, FH_TICKER, FH_GREEKS, FH_STATUS
@@ -221,6 +222,7 @@ cdef extern from "include/feedhandler_feed.h" nogil:
         fh_reader_slot *slot
         uint32_t ring_count
         uint32_t turn
+        uint32_t polls
         fh_ring_reader ring[256]
     ctypedef struct fh_feed_news:
         size_t count
@@ -423,6 +425,7 @@ cdef extern from "fh_state.h" nogil:
         uint64_t size
         int fd
     int fh_table_create(fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size, uint32_t row_max, uint64_t generation)
+    int fh_readers_open(fh_table *table, int dir_fd)
     int fh_table_open(fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size)
     void fh_table_close(fh_table *table)
     void fh_state_put_l1(fh_state_row *row, const fh_state_l1 *value)

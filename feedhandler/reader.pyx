@@ -898,8 +898,9 @@ cdef class Feed:
         cdef uint64_t lost = 0
         cdef uint32_t i, ring
         cdef int result
-        cdef fh_record local
-        cdef fh_feed_news news
+        self.c.polls += 1
+        if self.c.polls % FH_LOOK_POLLS == 0 and (batch := self._look_around()) is not None:
+            return batch
         for i in range(self.c.ring_count):
             ring = self.c.turn if self.c.turn < self.c.ring_count else 0
             self.c.turn = ring + 1
@@ -914,6 +915,12 @@ cdef class Feed:
             if fh_ring_is(first, FH_INSTRUMENT_CHANGED):
                 self._changed(first)
             return self._lend(ring, first, count)
+        return self._look_around()
+
+    cdef object _look_around(self):
+        """A Batch of the one record that says a ring fell silent or lives again, or None."""
+        cdef fh_record local
+        cdef fh_feed_news news
         memset(&news, 0, sizeof(news))
         if fh_feed_idle(&self.c, &local, &news) == FH_FEED_OK:
             return self._batch(numpy.frombuffer((<char *>&local)[:sizeof(local)], FULL_DTYPE), 0, news.worker)
@@ -1084,7 +1091,7 @@ def readers(name, directory=None):
         if c.readers == NULL:
             return []
         slot = <fh_reader_slot *>(<char *>c.readers + 4096)
-        for i in range(min(c.readers.file.row_max, <uint32_t>FH_READER_MAX)):
+        for i in range(FH_READER_MAX):
             if slot[i].pid and &slot[i] != c.slot:
                 found.append(_reader_dict(&c, &slot[i]))
     finally:
