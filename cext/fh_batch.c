@@ -26,6 +26,9 @@ static inline bool scale(const fh_decimal *decimal, int exponent, int64_t *out, 
         *out = decimal->mantissa;
         return true;
     }
+    int dropped = decimal->digits + exponent;
+    if (FH_LIKELY(dropped > 0 && dropped <= FH_DIGITS_MAX && !decimal->flags && fh_decimal_drop_zeros(decimal->mantissa, dropped, out)))
+        return true;
     *out = fh_decimal_rescale(decimal, -exponent, flags);
     if (!(*flags & FH_INEXACT) || decimal->flags) return true;
     *wanted = fh_decimal_digits_needed(decimal);
@@ -42,7 +45,7 @@ static void want(fh_batch *batch, const fh_instrument *row, int price_digits, in
     batch->wanted_size_digits = (int8_t)size_digits;
 }
 
-int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
+int fh_batch_price_slow(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
 {
     uint16_t flags = 0;
     int wanted = 0;
@@ -54,7 +57,7 @@ int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, c
     return FH_OK;
 }
 
-int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
+int fh_batch_size_slow(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
 {
     uint16_t flags = 0;
     int wanted = 0;

@@ -10,6 +10,7 @@ cdef extern from "include/feedhandler.h" nogil:
     uint64_t FH_SLOT_SIZE
     uint64_t FH_CLAIM_BLOCK
     int64_t FH_UNDEFINED
+    uint32_t FH_CANDLE_CLOSED
     uint32_t FH_INSTRUMENT_NONE
     int FH_BOOK_TOP
     int FH_RING_MAX
@@ -249,6 +250,7 @@ cdef extern from "fh_decimal.h" nogil:
         uint16_t flags
     int fh_decimal_parse(const char *text, size_t size, fh_decimal *decimal)
     int64_t fh_decimal_rescale(const fh_decimal *decimal, int digits, uint16_t *flags)
+    double fh_decimal_double(const fh_decimal *decimal)
     int fh_decimal_digits_needed(const fh_decimal *decimal)
     size_t fh_decimal_format(int64_t mantissa, int digits, char *buffer)
 

@@ -304,9 +304,15 @@ cdef class Liquidation(Record):
         return self.data.body.liquidation.order_id
 
 
+cdef object _real(int64_t word):
+    cdef double value
+    memcpy(&value, &word, 8)
+    return None if value != value else value
+
+
 @cython.final
 cdef class Candle(Record):
-    FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "start_ns", "count", "interval_s")
+    FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "start_ns", "count", "interval_s", "closed")
 
     @property
     def open(self):
@@ -330,7 +336,7 @@ cdef class Candle(Record):
 
     @property
     def quote_volume(self):
-        return self.price_at(self.more[1])
+        return _real(self.more[1])
 
     @property
     def start_ns(self):
@@ -342,12 +348,17 @@ cdef class Candle(Record):
 
     @property
     def interval_s(self):
-        return <uint32_t>((<uint64_t>self.more[3]) >> 32)
+        return <uint32_t>((<uint64_t>self.more[3]) >> 32) & ~FH_CANDLE_CLOSED
+
+    @property
+    def closed(self):
+        """Whether the interval is over. False where it goes on, and at venues that do not say."""
+        return (<uint64_t>self.more[3] >> 32) & FH_CANDLE_CLOSED != 0
 
 
 @cython.final
 cdef class Ticker(Record):
-    """24-hour statistics."""
+    """24-hour statistics. quote_volume and average are floats, None where the venue tells none."""
     FIELDS = ("price", "open", "high", "low", "volume", "quote_volume", "average", "count")
 
     @property
@@ -372,11 +383,11 @@ cdef class Ticker(Record):
 
     @property
     def quote_volume(self):
-        return self.price_at(self.more[1])
+        return _real(self.more[1])
 
     @property
     def average(self):
-        return self.price_at(self.more[2])
+        return _real(self.more[2])
 
     @property
     def count(self):

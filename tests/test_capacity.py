@@ -1,11 +1,8 @@
-"""Budgets never spend above 80 % in any window; a placement never exceeds a profile; what fits nowhere is named."""
-import fnmatch
-
+"""Budgets never spend above 80 % in any window; profiles are read and overridden."""
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedhandler.capacity import plan
 from feedhandler.capacity.budget import SECOND, Budget, Credits, Rolling
 from feedhandler.capacity.profile import Profile, Window, merge, rest_window
 
@@ -104,68 +101,6 @@ def test_overrides_take_their_place_and_leave_the_original():
         merge(first, {"max_per_con": 1})
     with pytest.raises(ValueError, match="expected a whole number above 0"):
         merge(first, {"max_per_conn": 0})
-
-
-def want(wire, instrument, endpoint="e", line=0, rate=0.0):
-    return plan.Wanted("v", endpoint, wire, instrument, f"S{instrument}", line, rate)
-
-
-@settings(max_examples=120, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 25), st.sampled_from(["book", "book50", "trade", "quote"]), st.integers(0, 1)), unique=True, max_size=90),
-       st.integers(1, 5), st.integers(2, 12), st.integers(1, 4), st.integers(20, 200), st.data())
-def test_a_placement_never_exceeds_a_profile_and_a_smaller_one_moves_nothing(rows, workers, fill, books, chars, data):
-    typed = Profile.read(profile(max_per_conn=fill, soft_by_channel={"book*": books}, exclusive=[["book-*", "book50-*"]], max_args_chars_per_conn=chars))
-    wanted = [want(f"{channel}-{instrument}", instrument, line=line) for instrument, channel, line in rows]
-    profiles = {("v", "e"): typed}
-    placed = plan.place(wanted, profiles, workers)
-    assert sorted(stream.key for connection in placed.connections for stream in connection.streams) == sorted(stream.key for stream in wanted)
-    for connection in placed.connections:
-        wires = [stream.wire for stream in connection.streams]
-        assert 0 < len(wires) <= fill and sum(map(len, wires)) <= chars
-        assert sum(fnmatch.fnmatch(wire, "book*") for wire in wires) <= books
-        assert len({stream.line for stream in connection.streams}) == 1, "lines A and B never share a connection"
-        assert all(placed.workers[stream.instrument] == connection.worker for stream in connection.streams), "an instrument has one worker"
-        for stream in connection.streams:
-            assert not (stream.wire.startswith("book-") and f"book50-{stream.instrument}" in wires)
-    assert plan.place(wanted, profiles, workers) == placed, "deterministic"
-    fewer = [stream for stream in wanted if data.draw(st.booleans())]
-    home = {stream.key: connection.id for connection in placed.connections for stream in connection.streams}
-    later = plan.place(fewer, profiles, workers, placed)
-    assert all(home[stream.key] == connection.id for connection in later.connections for stream in connection.streams)
-
-
-def test_instruments_are_spread_evenly_over_workers_and_streams_over_connections():
-    typed = Profile.read(profile(max_per_conn=1024, soft_per_conn=10))
-    placed = plan.place([want(f"{channel}-{i}", i) for i in range(30) for channel in ("a", "b")], {("v", "e"): typed}, 3)
-    assert [list(placed.workers.values()).count(worker) for worker in range(3)] == [10, 10, 10]
-    assert [len(connection.streams) for connection in placed.connections] == [10] * 6
-
-
-def test_few_connections_an_address_keep_a_venue_on_few_workers():
-    limited = {**profile(), "conn": {"max_open": 4, "counts_http": True}}   # 80 % of 4 is 3, one is for HTTP
-    placed = plan.place([want(f"a-{i}", i) for i in range(40)], {("v", "e"): Profile.read(limited)}, 8)
-    assert len(placed.connections) == 2 and set(placed.workers.values()) == {0, 1}
-
-
-@pytest.mark.parametrize("streams,sub,conn,words", [
-    ([want("long" * 9, 0)], {"max_args_chars_per_conn": 20}, {}, "alone is above"),
-    ([want("a", 0), want("a", 1)], {}, {}, "wanted twice"),
-    ([want("a", 0, "other")], {}, {}, "no endpoint 'other'"),
-    ([want(f"a{i}", i) for i in range(9)], {"max_per_conn": 1}, {"max_open": 10}, "needs 9 connections, this address may hold 8"),
-    ([want(f"a{i}", i) for i in range(9)], {"max_per_ip": 10}, {}, "needs 9 streams, this address may hold 8"),
-])
-def test_what_does_not_fit_is_named(streams, sub, conn, words):
-    with pytest.raises(plan.PlanError, match=words):
-        plan.place(streams, {("v", "e"): Profile.read({**profile(**sub), "conn": conn})}, 1)
-
-
-@pytest.mark.parametrize("streams,sub,conn", [
-    ([want("long" * 5, 0)], {"max_args_chars_per_conn": 20}, {}),
-    ([want(f"a{i}", i) for i in range(8)], {"max_per_conn": 1}, {"max_open": 10}),
-    ([want(f"a{i}", i) for i in range(8)], {"max_per_ip": 10}, {}),
-])
-def test_what_just_fits_is_placed(streams, sub, conn):
-    plan.place(streams, {("v", "e"): Profile.read({**profile(**sub), "conn": conn})}, 1)
 
 
 @pytest.mark.parametrize("wire,delivered", [("trades-all", False), ("candle1m", False), ("books", True), ('{"channel":"candle1D","instId":"X"}', False)])

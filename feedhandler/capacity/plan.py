@@ -1,15 +1,27 @@
 """Which instrument lives on which worker, and which stream on which connection. A pure, deterministic function.
 
-    place(wanted, profiles, workers, current, limits) → Placement
+    plan(streams, profiles, load, placement, settings) → Plan(placement, moves, headroom, problems)
 
-An instrument goes to one worker with all its streams. A stream goes to a connection of that worker, on its endpoint and
-its line, where it fits under the profile; what fits where it is now stays there. Connections are filled evenly. What
-fits nowhere is a PlanError that names it.
+An instrument goes to one worker with all its streams: longest first to the least loaded worker, then moves and swaps
+that lower the peak. A stream goes to a connection of that worker, of its endpoint and line. What is placed stays, unless
+a limit forces it, a learned limit is passed, a heavy stream has neighbours, or the workers differ by more than the
+hysteresis: then only moves that pay are made, so planning a planned placement moves nothing. A venue's limits are never
+exceeded, in no state between the moves either; what cannot be placed is a PlanError that names it.
 """
+import bisect
 import dataclasses
-import fnmatch
+import heapq
 
-from feedhandler.capacity import profile as profiles_
+from feedhandler.capacity import headroom, order
+from feedhandler.capacity.limits import MILLI, STANDBY, Fill, NoLoad, Rules, item_of, rate_limit
+from feedhandler.capacity.profile import USE_PERCENT
+
+NS = 1_000_000_000        # CPU of a worker, in nanoseconds a second
+FRESH_PERCENT = 90        # new streams fill a connection to this share of the target: it grows before it must be split
+GOAL_PERMILLE = 5         # good enough: a peak this close to its lower bound
+IDLE_PERCENT = 5          # workers below this share of a CPU are not balanced: nothing would be gained
+SETTLE_MAX = 8            # rounds in which connections that one group left over serve another that was denied one
+SWAP_PARTNERS = 8         # of the coldest workers, tried for a swap with the hottest
 
 
 class PlanError(ValueError):
@@ -22,14 +34,15 @@ class PlanError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
-    """One stream to place. (venue, endpoint, wire, line) is its key."""
+    """One stream to place. (venue, endpoint, wire, line) is its key; channel and kind are for a load never seen."""
     venue: str
     endpoint: str
     wire: str
     instrument: int
     symbol: str
-    line: int = 0
-    messages_per_s: float = 0.0   # measured; 0: not known yet
+    line: int = 0        # 0 and 1: lines A and B; STANDBY
+    channel: str = ""
+    kind: str = ""
 
     @property
     def key(self):
@@ -45,209 +58,595 @@ class Connection:
     endpoint: str
     line: int
     streams: list = dataclasses.field(default_factory=list)
-    # running totals of what put() added, so that one more stream is judged without looking at all others
-    weight: float = dataclasses.field(default=0, compare=False, repr=False)
-    chars: int = dataclasses.field(default=0, compare=False, repr=False)
-    rate: float = dataclasses.field(default=0.0, compare=False, repr=False)
-    named: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)    # glob → streams it names
-    symbols: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)  # symbol → streams
-
-    def put(self, stream, profile):
-        self.streams.append(stream)
-        self.weight += profile.weight(stream.wire)
-        self.chars += len(stream.wire)
-        self.rate += stream.messages_per_s
-        for glob, _ in profile.soft_by_channel:
-            self.named[glob] = self.named.get(glob, 0) + _named(stream, glob)
-        self.symbols.setdefault(stream.symbol, []).append(stream)
 
 
 @dataclasses.dataclass(slots=True)
 class Placement:
     workers: dict          # instrument → worker
     connections: list      # of Connection, by id
+    standbys: dict = dataclasses.field(default_factory=dict)   # instrument → worker
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
+class Settings:
     """What the operator allows beside the venues' profiles."""
-    messages_per_s: float = 20_000
+    workers: int = 1
+    drained: tuple = ()              # workers that are to hold nothing
+    messages_per_s: int = 20_000     # learned limit of one connection, where its profile has none
     streams_per_worker: int = 2000
-    available: tuple = ()   # workers that may take streams; empty: all
+    target_percent: int = 60         # of a learned limit, a connection's and a worker's CPU, that may be used
+    heavy_factor: int = 10           # a stream so many times its neighbours' mean is kept apart
+    heavy_messages_per_s: int = 100  # … if it brings this many
+    hysteresis_percent: int = 10     # imbalance that is left alone
+    improve: bool = True             # False: what is placed moves only where a limit forces it
+
+
+@dataclasses.dataclass(slots=True)
+class Plan:
+    placement: Placement
+    moves: list            # of order.Move, in the order in which they may be made
+    headroom: list         # of headroom.Budget
+    problems: list         # sentences on learned limits that no placement can hold; hard limits are a PlanError
 
 
 EMPTY = Placement({}, [])
 
 
-def place(wanted, profiles, workers, current=EMPTY, limits=Limits()):
-    """The Placement of `wanted` (Wanted) on `workers` processes; profiles is {(venue, endpoint): Profile}."""
-    problems = _impossible(wanted, profiles, limits)
+def plan(streams, profiles, load=NoLoad, placement=EMPTY, settings=Settings()):
+    """The Plan of `streams` (Wanted); profiles is {(venue, endpoint): Profile}, load has of(stream) → load.Load or None."""
+    rules = {key: Rules(profile) for key, profile in profiles.items()}
+    items, problems = _items(streams, rules, load)
     if problems:
         raise PlanError(problems)
-    usable = [worker for worker in limits.available or range(workers) if worker < workers]
-    homes = _homes(wanted, profiles, usable, current, limits)
-    connections = _pack(wanted, profiles, homes, current, limits)
-    problems = over(Placement(homes, connections), profiles, limits)
+    units = _Units(items)
+    attempt, problems = _fitting(units, rules, placement, settings)
     if problems:
         raise PlanError(problems)
-    return Placement(homes, connections)
+    found = attempt.placed()
+    for _ in range(SETTLE_MAX if attempt.denied else 0):
+        attempt, _ = _fitting(units, rules, found, settings, attempt.why)
+        before, found = found, attempt.placed()
+        if before == found:
+            break
+    moves = order.moves(placement, attempt.fills, {item.key: item for item in items}, rules, attempt.why, load)
+    return Plan(found, moves, headroom.budgets(attempt.fills, profiles, settings), attempt.soft_problems())
 
 
-def _impossible(wanted, profiles, limits):
-    """What no placement can help."""
-    problems, seen = [], set()
-    for stream in wanted:
-        profile = profiles.get((stream.venue, stream.endpoint))
-        if profile is None:
+def _connection(fill):
+    venue, endpoint, line = fill.place
+    return Connection(fill.id, fill.worker, venue, endpoint, line, [item.stream for item in fill.items.values()])
+
+
+def unit_instrument(unit):
+    """The instrument of a unit: the owner's has its id, the standby's the complement of it."""
+    return unit if unit >= 0 else ~unit
+
+
+# -- streams as items ---------------------------------------------------------------------------------------------
+
+def _items(streams, rules, load):
+    """(items, problems): problems are what no placement can help."""
+    items, problems, seen, alone = [], [], set(), {}
+    for stream in streams:
+        rule = rules.get((stream.venue, stream.endpoint))
+        if rule is None:
             problems.append(f"{stream.venue} has no endpoint {stream.endpoint!r} for {stream.wire}")
             continue
-        if stream.key in seen:
+        item = item_of(stream, rule, load)
+        if item.key in seen:
             problems.append(f"{stream.venue}/{stream.endpoint}: {stream.wire} is wanted twice on line {stream.line}")
-        seen.add(stream.key)
-        if not profile.delivered(stream.wire):
+        seen.add(item.key)
+        if rule.profile.routing and not rule.profile.delivered(stream.wire):
             problems.append(f"{stream.venue}/{stream.endpoint} does not deliver {stream.wire}")
-        if not _fits(Connection(0, 0, stream.venue, stream.endpoint, stream.line), stream, profile, limits):
+        if rule not in alone:
+            alone[rule] = Fill(0, 0, item.place, rule)
+        if not alone[rule].takes(item):
             problems.append(f"{stream.venue}/{stream.endpoint}: {stream.wire} alone is above the limits of a connection")
-    return problems
+        items.append(item)
+    return items, problems
 
 
-# -- instruments to workers ------------------------------------------------------------------------------------
+class _Units:
+    """What is placed on workers as a whole: an instrument's own streams, and its standby's."""
 
-def _homes(wanted, profiles, usable, current, limits):
-    """{instrument: worker}: where it is now if that worker still counts, else the least loaded one that may take it."""
-    load, size, venues = dict.fromkeys(usable, 0), {}, {}
-    for stream in wanted:
-        size[stream.instrument] = size.get(stream.instrument, 0) + 1
-        venues[stream.instrument] = stream.venue
-    allowed = {venue: _workers_of(venue, wanted, profiles, usable, current) for venue in sorted(set(venues.values()))}
-    homes = {}
-    for instrument in size:
-        worker = current.workers.get(instrument)
-        if worker in allowed[venues[instrument]] and load[worker] + size[instrument] <= limits.streams_per_worker:
-            homes[instrument] = worker
-            load[worker] += size[instrument]
-    for instrument in sorted(size.keys() - homes.keys(), key=lambda id: (-size[id], id)):
-        homes[instrument] = min(allowed[venues[instrument]], key=lambda worker: (load[worker], worker))
-        load[homes[instrument]] += size[instrument]
-    return homes
+    def __init__(self, items):
+        self.items, self.by_unit = items, {}
+        for item in items:
+            found = self.by_unit.get(item.unit)
+            if found is None:
+                self.by_unit[item.unit] = [item]
+            else:
+                found.append(item)
+        self.cpu = {unit: sum([item.cpu for item in of]) for unit, of in self.by_unit.items()}
+        self.venue = {unit: of[0].stream.venue for unit, of in self.by_unit.items()}
+        self.lines = {}          # venue → {endpoint: set of lines}
+        for venue, endpoint, line in {item.place for item in items}:
+            self.lines.setdefault(venue, {}).setdefault(endpoint, set()).add(line)
 
 
-def _workers_of(venue, wanted, profiles, usable, current):
+# -- attempts -----------------------------------------------------------------------------------------------------
+
+def _fitting(units, rules, placement, settings, why={}):
+    """(_Attempt, problems): the first that keeps every limit, each next with fewer workers for what was over."""
+    most = {venue: _worker_most(venue, units, rules) for venue in units.lines}
+    held = _held(units, placement)
+    spread = {}
+    for venue, limit in most.items():
+        capped = limit < settings.workers
+        spread[venue] = min(limit, held[venue]) if capped and held[venue] else limit
+    fresh = set()            # venues repacked from nothing: the last resort
+    while True:
+        attempt = _Attempt(units, rules, _without(placement, fresh), settings, spread, why)
+        problems, venues = attempt.over()
+        again = [venue for venue in venues if spread[venue] > 1 or venue not in fresh]
+        if not again:
+            return attempt, problems
+        for venue in again:
+            if spread[venue] > 1:
+                spread[venue] = min(spread[venue], settings.workers) // 2
+            else:
+                fresh.add(venue)
+                spread[venue] = most[venue]
+
+
+def _worker_most(venue, units, rules):
     """Workers that may hold a venue's instruments: with few connections an address, not every worker can have its own."""
-    lines = {}
-    for stream in wanted:
-        if stream.venue == venue:
-            lines.setdefault(stream.endpoint, set()).add(stream.line)
-    most = len(usable)
-    for endpoint, of in lines.items():
-        connections = profiles[venue, endpoint].connections_usable
-        if connections is not None:
-            most = min(most, max(1, connections // len(of)))
-    instruments = {stream.instrument for stream in wanted if stream.venue == venue}
-    held = {current.workers[instrument] for instrument in instruments if instrument in current.workers}
-    return sorted(usable, key=lambda worker: (worker not in held, worker))[:most]
+    most = 1 << 16
+    for endpoint, lines in units.lines[venue].items():
+        usable = rules[venue, endpoint].profile.connections_usable
+        if usable is not None:
+            most = min(most, max(1, usable // len(lines)))
+    return most
 
 
-# -- streams to connections --------------------------------------------------------------------------------------
+def _held(units, placement):
+    """{venue: workers that hold any of it now}."""
+    held = {venue: set() for venue in units.lines}
+    for connection in placement.connections:
+        if connection.venue in held:
+            held[connection.venue].add(connection.worker)
+    return {venue: len(workers) for venue, workers in held.items()}
 
-def _fits(connection, stream, profile, limits):
-    """Whether a connection may take one more stream."""
-    if profile.fill is not None and connection.weight + profile.weight(stream.wire) > profile.fill:
-        return False
-    chars = profile.max_args_chars_per_conn
-    if chars is not None and connection.chars + len(stream.wire) > chars:
-        return False
-    for glob, most in profile.soft_by_channel:
-        if _named(stream, glob) and connection.named.get(glob, 0) >= most:
+
+def _without(placement, venues):
+    """The placement as if nothing of these venues were placed; their connections' ids stay used."""
+    if not venues:
+        return placement
+    gone = {stream.instrument for connection in placement.connections if connection.venue in venues for stream in connection.streams}
+    return Placement({id: worker for id, worker in placement.workers.items() if id not in gone},
+                     [dataclasses.replace(connection, streams=[]) if connection.venue in venues else connection for connection in placement.connections],
+                     {id: worker for id, worker in placement.standbys.items() if id not in gone})
+
+
+class _Attempt:
+    """One try to place everything."""
+
+    def __init__(self, units, rules, placement, settings, spread, why):
+        self.units, self.rules, self.placement, self.settings = units, rules, placement, settings
+        self.usable = [worker for worker in range(settings.workers) if worker not in settings.drained]
+        self.why = dict(why)     # unit or key → why it moves
+        self.denied = False      # whether a connection that was wanted for comfort could not be opened
+        self.cpu = dict.fromkeys(self.usable, 0)
+        self.count = dict.fromkeys(self.usable, 0)
+        self.home = {}           # unit → worker
+        self.on = {worker: [] for worker in self.usable}   # worker → [(cpu, unit)], ascending
+        self.place_units(spread)
+        self.fills = self.place_streams()
+
+    def placed(self):
+        return Placement({unit: worker for unit, worker in sorted(self.home.items()) if unit >= 0}, [_connection(fill) for fill in self.fills],
+                         {unit_instrument(unit): worker for unit, worker in sorted(self.home.items()) if unit < 0})
+
+    # -- instruments to workers ---------------------------------------------------------------------------------------
+
+    def place_units(self, spread):
+        if not self.usable:
+            return
+        self.allowed = {venue: self.allowed_workers(venue, most) for venue, most in spread.items()}
+        waiting = [unit for unit in sorted(self.units.by_unit, key=lambda unit: (unit < 0, unit)) if not self.keep(unit)]
+        self.spread_out(waiting)
+        for worker in self.usable:
+            self.on[worker].sort()
+        weights = list(self.units.cpu.values())
+        self.bound = lower_bound(weights, len(self.usable))
+        self.improve(set(waiting), 0)
+        peak, settings = max(self.cpu.values()), self.settings
+        uneven = peak * 100 > self.bound * (100 + settings.hysteresis_percent) and peak * 100 > NS * IDLE_PERCENT
+        if settings.improve and (uneven or peak * 100 > NS * settings.target_percent) and len(waiting) < len(self.home):
+            self.improve(set(self.home), self.bound * 2 // 100)
+
+    def allowed_workers(self, venue, most):
+        held = {connection.worker for connection in self.placement.connections if connection.venue == venue}
+        return set(sorted(self.usable, key=lambda worker: (worker not in held, worker))[:most])
+
+    def keep(self, unit):
+        """Whether a unit stays where it is."""
+        current = self.placement.workers if unit >= 0 else self.placement.standbys
+        worker = current.get(unit_instrument(unit))
+        if worker is None:
             return False
-    if any(_excluded(pair, stream, other) for pair in profile.exclusive for other in connection.symbols.get(stream.symbol, ())):
+        if self.may_hold(worker, unit):
+            self.put(unit, worker)
+            return True
+        self.why[unit] = (f"worker {worker} is drained" if worker in self.settings.drained else
+                          f"worker {worker} is no more" if worker not in self.cpu else
+                          f"worker {worker} may not hold it: its venue's connections, its stream target or its other line")
         return False
-    rate = min(limits.messages_per_s, profile.messages_per_s or limits.messages_per_s)
-    return not connection.streams or connection.rate + stream.messages_per_s <= rate
 
+    def may_hold(self, worker, unit):
+        return (worker in self.allowed[self.units.venue[unit]] and self.home.get(~unit) != worker
+                and self.count[worker] + len(self.units.by_unit[unit]) <= self.settings.streams_per_worker)
 
-def _named(stream, glob):
-    return fnmatch.fnmatchcase(profiles_.channel_of(stream.wire), glob)
+    def put(self, unit, worker):
+        self.home[unit] = worker
+        self.cpu[worker] += self.units.cpu[unit]
+        self.count[worker] += len(self.units.by_unit[unit])
+        self.on[worker].append((self.units.cpu[unit], unit))
 
+    def spread_out(self, waiting):
+        """Longest first, each to the least loaded worker that may hold it."""
+        heap = [(self.cpu[worker], self.count[worker], worker) for worker in self.usable]
+        heapq.heapify(heap)
+        for unit in sorted(waiting, key=lambda unit: (-self.units.cpu[unit], unit < 0, unit)):
+            aside = []
+            while heap and not self.may_hold(heap[0][2], unit):
+                aside.append(heapq.heappop(heap))
+            if heap:
+                worker = heapq.heappop(heap)[2]
+            else:                # none has room: over() says so
+                worker = min(aside, key=lambda entry: (self.home.get(~unit) == entry[2], entry))[2]
+                aside = [entry for entry in aside if entry[2] != worker]
+            self.put(unit, worker)
+            for entry in [*aside, (self.cpu[worker], self.count[worker], worker)]:
+                heapq.heappush(heap, entry)
 
-def _excluded(pair, stream, other):
-    return (_named(stream, pair[0]) and _named(other, pair[1])) or (_named(stream, pair[1]) and _named(other, pair[0]))
+    def improve(self, movable, pay):
+        """Move and swap units off the hottest worker while its load falls by more than `pay` each time."""
+        for _ in range(4 * len(movable)):
+            hot = max(self.usable, key=lambda worker: (self.cpu[worker], -worker))
+            if self.cpu[hot] * 1000 <= self.bound * (1000 + GOAL_PERMILLE) or not self.relieve(hot, movable, pay):
+                return
 
+    def relieve(self, hot, movable, pay):
+        """One best step off a worker; whether there was one."""
+        cold = sorted((worker for worker in self.usable if worker != hot), key=lambda worker: (self.cpu[worker], worker))
+        best = None              # (new peak of the two, unit there, unit back or None, worker)
+        for worker in cold[:SWAP_PARTNERS]:
+            gap = self.cpu[hot] - self.cpu[worker]
+            if gap <= pay:
+                break
+            for unit, back in self.steps(hot, worker, gap // 2, movable):
+                shift = self.units.cpu[unit] - (self.units.cpu[back] if back is not None else 0)
+                peak = max(self.cpu[hot] - shift, self.cpu[worker] + shift)
+                if shift > 0 and self.cpu[hot] - peak > pay and (best is None or peak < best[0]):
+                    best = peak, unit, back, worker
+        if best is None:
+            return False
+        _, unit, back, worker = best
+        self.shift(unit, hot, worker)
+        if back is not None:
+            self.shift(back, worker, hot)
+        return True
 
-def _pack(wanted, profiles, homes, current, limits):
-    """Connections with all streams on them, ids of kept ones unchanged."""
-    before = {stream.key: connection for connection in current.connections for stream in connection.streams}
-    kept, waiting = {}, []
-    for stream in wanted:
-        old = before.get(stream.key)
-        if old is not None and old.worker == homes[stream.instrument]:
-            new = kept.setdefault(old.id, Connection(old.id, old.worker, old.venue, old.endpoint, old.line))
-            profile = profiles[stream.venue, stream.endpoint]
-            if _fits(new, stream, profile, limits):
-                new.put(stream, profile)
+    def steps(self, hot, worker, want, movable):
+        """Candidates that shift about `want` from hot to worker: single units near it, and one swap a unit."""
+        theirs = [entry for entry in self.on[worker] if entry[1] in movable]
+        for cpu, unit in self.on[hot]:
+            if unit not in movable or not self.allowed_there(unit, worker):
                 continue
-        waiting.append(stream)
-    connections = [connection for connection in kept.values() if connection.streams]
-    next_id = max([connection.id for connection in current.connections], default=0) + 1
-    for group in _groups(waiting, homes):
-        next_id = _fill(connections, group, homes, profiles, limits, next_id)
-    return sorted(connections, key=lambda connection: connection.id)
+            if self.may_hold(worker, unit):
+                yield unit, None
+            if cpu > want:
+                at = bisect.bisect_left(theirs, (cpu - want,))
+                for _, back in theirs[max(0, at - 1):at + 1]:
+                    if self.allowed_there(back, hot) and self.swap_fits(unit, hot, back, worker):
+                        yield unit, back
+
+    def allowed_there(self, unit, worker):
+        return worker in self.allowed[self.units.venue[unit]] and self.home.get(~unit) != worker
+
+    def swap_fits(self, unit, hot, back, worker):
+        more = len(self.units.by_unit[unit]) - len(self.units.by_unit[back])
+        most = self.settings.streams_per_worker
+        return unit != ~back and self.count[worker] + more <= most and self.count[hot] - more <= most
+
+    def shift(self, unit, source, target):
+        cpu = self.units.cpu[unit]
+        self.why.setdefault(unit, f"worker {source} carries {_cpu(self.cpu[source])} of a CPU, worker {target} {_cpu(self.cpu[target])}")
+        self.on[source].remove((cpu, unit))
+        self.cpu[source] -= cpu
+        self.count[source] -= len(self.units.by_unit[unit])
+        self.put(unit, target)
+        self.on[target].pop()
+        bisect.insort(self.on[target], (cpu, unit))
+
+    # -- streams to connections ---------------------------------------------------------------------------------------
+
+    def place_streams(self):
+        """All connections with their streams, by id."""
+        self.next_id = max([connection.id for connection in self.placement.connections], default=0) + 1
+        groups, before = {}, {}
+        for item in self.units.items:
+            worker = self.home.get(item.unit)
+            if worker is not None:
+                groups.setdefault((worker, item.place), []).append(item)
+        for connection in self.placement.connections:
+            for stream in connection.streams:
+                before[stream.key] = connection
+        self.spare, packs = {}, []       # (venue, endpoint) → connections that may still be opened for comfort
+        for (worker, place), items in groups.items():
+            pack = _Pack(self, worker, place, items, before)
+            packs.append(pack)
+            usable = pack.rules.profile.connections_usable
+            self.spare[place[:2]] = self.spare.get(place[:2], 1 << 30 if usable is None else usable) - pack.claimed
+        fills = []
+        for pack in packs:
+            fills += pack.pack()
+        return sorted(fills, key=lambda fill: fill.id)
+
+    # -- judging ------------------------------------------------------------------------------------------------------
+
+    def over(self):
+        """(sentences, venues): hard limits this attempt breaks."""
+        if not self.usable and self.units.items:
+            return ["every worker is drained; leave one that may hold instruments"], set()
+        problems, venues = [], set()
+        open_, streams = {}, {}
+        for fill in self.fills:
+            key = fill.place[:2]
+            open_[key] = open_.get(key, 0) + 1
+            streams[key] = streams.get(key, 0) + len(fill.items)
+        for key in open_:
+            profile = self.rules[key].profile
+            if profile.connections_usable is not None and open_[key] > profile.connections_usable:
+                problems.append(_address(key, open_[key], profile.connections_usable, "connections"))
+                venues.add(key[0])
+            if profile.streams_usable is not None and streams[key] > profile.streams_usable:
+                problems.append(_address(key, streams[key], profile.streams_usable, "streams"))
+        problems += [f"worker {worker} would hold {count} streams, the target is {self.settings.streams_per_worker}; raise instance.workers or "
+                     f"load.streams_per_worker" for worker, count in sorted(self.count.items()) if count > self.settings.streams_per_worker]
+        problems += [f"instrument {~unit} has no second worker for its standby; raise instance.workers"
+                     for unit, worker in sorted(self.home.items()) if unit < 0 and self.home.get(~unit) == worker]
+        return problems, venues
+
+    def soft_problems(self):
+        """Sentences on learned limits passed with the best placement there is."""
+        target = self.settings.target_percent
+        problems = [f"worker {worker} would use {_cpu(cpu)} of its CPU, the target is {target} %; raise instance.workers"
+                    for worker, cpu in sorted(self.cpu.items()) if cpu * 100 > NS * target]
+        for fill in self.fills:
+            limit = rate_limit(fill.rules.profile, self.settings)
+            if fill.rate * 100 > limit * target:
+                problems.append(f"connection {fill.id} of {fill.place[0]}/{fill.place[1]} would carry {fill.rate // MILLI:,} messages/s, the target is "
+                                f"{target} % of {limit // MILLI:,}" + ("; one stream alone brings them" if len(fill.items) == 1 else
+                                                                       "; the address may open no more connections"))
+        return problems
 
 
-def _groups(waiting, homes):
-    groups = {}
-    for stream in waiting:
-        groups.setdefault((homes[stream.instrument], stream.venue, stream.endpoint, stream.line), []).append(stream)
-    return groups.values()
+def _address(key, count, most, noun):
+    return (f"{key[0]}/{key[1]} needs {count} {noun}, this address may hold {most} "
+            f"({USE_PERCENT} % of the documented limit); subscribe fewer symbols or channels there")
 
 
-def _fill(connections, group, homes, profiles, limits, next_id):
-    """Place one worker's streams of one endpoint and line: each on the emptiest connection that takes it."""
-    first = group[0]
-    profile, worker = profiles[first.venue, first.endpoint], homes[first.instrument]
-    mine = [connection for connection in connections
-            if (connection.worker, connection.venue, connection.endpoint, connection.line)
-            == (worker, first.venue, first.endpoint, first.line)]
-    rooms = (len(group) + sum(len(connection.streams) for connection in mine)) / (profile.fill or len(group) + 1)
-    for _ in range(int(-(-rooms // 1)) - len(mine)):
-        mine.append(Connection(next_id, worker, first.venue, first.endpoint, first.line))
-        connections.append(mine[-1])
-        next_id += 1
-    for stream in group:
-        home = next((connection for connection in sorted(mine, key=lambda connection: (len(connection.streams), connection.id))
-                     if _fits(connection, stream, profile, limits)), None)
-        if home is None:
-            home = Connection(next_id, worker, first.venue, first.endpoint, first.line)
-            mine.append(home)
-            connections.append(home)
-            next_id += 1
-        home.put(stream, profile)
-    connections[:] = [connection for connection in connections if connection.streams]
-    return next_id
+def _cpu(cpu):
+    return f"{cpu * 100 / NS:.1f} %"
 
 
-# -- judging a placement -------------------------------------------------------------------------------------------
+def lower_bound(weights, bins):
+    """No placement of these weights on so many bins has a lower peak: the mean, the largest, and that among the
+    k·bins + 1 largest some k + 1 share a bin."""
+    if not weights or not bins:
+        return 0
+    ordered = sorted(weights, reverse=True)
+    bound = max(-(-sum(ordered) // bins), ordered[0])
+    for k in range(1, (len(ordered) - 1) // bins + 1):
+        bound = max(bound, sum(ordered[k * bins - k:k * bins + 1]))
+        if k == 8:   # further ones are below the mean for any real weights
+            break
+    return bound
 
-def over(placement, profiles, limits=Limits()):
-    """Sentences on every limit a placement breaks; none: it may be used."""
-    problems, open_, streams, on_worker = [], {}, {}, {}
+
+class _Pack:
+    """One worker's streams of one endpoint and line, on their connections."""
+
+    def __init__(self, attempt, worker, place, items, before):
+        self.attempt, self.worker, self.place, self.items = attempt, worker, place, items
+        self.rules = attempt.rules[place[:2]]
+        self.settings = attempt.settings
+        self.target = rate_limit(self.rules.profile, self.settings) * self.settings.target_percent // 100
+        self.fills, self.waiting, self.apart = {}, [], 0   # apart: connections of one heavy stream each
+        self.keep(before)
+        self.least = self.least_connections(items)         # that the other streams need
+        self.claimed = max(self.least, len(self.fills))    # connections of the address counted as ours
+
+    def keep(self, before):
+        """What fits where it is stays there."""
+        for item in self.items:
+            old = before.get(item.key)
+            if old is None or old.worker != self.worker or (old.venue, old.endpoint, old.line) != self.place:
+                self.waiting.append(item)
+                continue
+            fill = self.fills.get(old.id)
+            if fill is None:
+                fill = self.fills[old.id] = Fill(old.id, self.worker, self.place, self.rules)
+            if fill.takes(item):
+                fill.add(item)
+            else:
+                self.waiting.append(item)
+                self.attempt.why[item.key] = f"connection {old.id} is over its limits"
+        self.fills = {id: fill for id, fill in self.fills.items() if fill.items}
+
+    def least_connections(self, items):
+        """Connections that hard limits ask for at least."""
+        rules, least = self.rules, 1 if items else 0
+        if rules.fill is not None:
+            total = len(items) if not rules.weights else sum(item.weight for item in items)
+            least = max(least, int(-(-total // rules.fill)))
+        if rules.chars is not None:
+            least = max(least, -(-sum(item.chars for item in items) // rules.chars))
+        for kind, most in enumerate(rules.most):
+            least = max(least, -(-sum(kind in item.kinds for item in items) // most))
+        return least
+
+    def pack(self):
+        heavy = self.heavy()
+        self.set_apart(heavy)
+        if self.apart:
+            self.least = self.least_connections([item for item in self.items if item.key not in heavy])
+            self.claim()
+        self.split()
+        total = sum([item.rate for item in self.items if item.key not in heavy])
+        comfortable = -(-total * 100 // (self.target * FRESH_PERCENT)) if self.target else 0
+        waiting = [item for item in self.waiting if item.key not in heavy]
+        while waiting and self.shared < max(self.least, comfortable) and self.may_open():
+            self.open()
+        waiting.sort(key=_heaviest)
+        self.deal(waiting)
+        return [fill for fill in self.fills.values() if fill.items]
+
+    @property
+    def shared(self):
+        return len(self.fills) - self.apart
+
+    def claim(self):
+        """Count what we hold of the address's connections anew."""
+        claimed = self.apart + max(self.least, self.shared)
+        self.attempt.spare[self.place[:2]] -= claimed - self.claimed
+        self.claimed = claimed
+
+    def may_open(self, apart=False):
+        """Whether one more connection may be opened: hard limits ask for it, or the address has one to spare."""
+        if (not apart and self.shared < self.least) or self.attempt.spare[self.place[:2]] > 0:
+            return True
+        self.attempt.denied = True
+        return False
+
+    def open(self, apart=False):
+        fill = Fill(self.attempt.next_id, self.worker, self.place, self.rules)
+        self.attempt.next_id += 1
+        self.fills[fill.id] = fill
+        self.mark(fill, apart)
+        return fill
+
+    def mark(self, fill, apart):
+        self.apart += apart - fill.apart
+        fill.apart = apart
+        self.claim()
+
+    def heavy(self):
+        """Keys of the streams to keep apart: measured, and many times the mean of all lighter ones of this worker's endpoint."""
+        floor = self.settings.heavy_messages_per_s * MILLI
+        ranked = sorted((item for item in self.items if item.known), key=_heaviest)
+        if len(self.items) < 2 or not ranked or ranked[0].rate < floor // 2:
+            return set()
+        factor, found, rest, others = self.settings.heavy_factor, set(), sum(item.rate for item in self.items), len(self.items)
+        for item in ranked:
+            if others < 2 or item.rate < floor or item.rate * (others - 1) < factor * (rest - item.rate):
+                break
+            found.add(item.key)
+            rest, others = rest - item.rate, others - 1
+        alone = {next(iter(fill.items)) for fill in self.fills.values() if len(fill.items) == 1}
+        easy = [item for item in ranked if item.key in alone and item.key not in found]   # who is alone stays so until half of what made it so
+        return found | {item.key for item in easy if others > 1 and item.rate * 2 >= floor and 2 * item.rate * (others - 1) >= factor * (rest - item.rate)}
+
+    def set_apart(self, heavy):
+        """Each heavy stream on a connection of its own, as far as the address may open any; the others leave `heavy`."""
+        home = {key: fill for fill in self.fills.values() for key in fill.items}
+        for item in sorted((item for item in self.items if item.key in heavy), key=_heaviest):
+            fill = home.get(item.key)
+            alone = fill is not None and len(fill.items) == 1
+            if alone and (self.shared > self.least or self.may_open(apart=True)):
+                self.mark(fill, True)
+            elif alone or (fill is not None and not self.settings.improve) or not self.may_open(apart=True):
+                heavy.discard(item.key)
+            else:
+                if fill is not None:
+                    fill.remove(item)
+                    self.attempt.why[item.key] = (f"it brings {item.rate // MILLI:,} messages/s, its {len(fill.items)} neighbours on connection "
+                                                  f"{fill.id} {fill.rate // MILLI // len(fill.items):,} each")
+                self.open(apart=True).add(item)
+
+    def split(self):
+        """Take streams off connections above the target, as few as will do, where others can take them."""
+        if not self.settings.improve:
+            return
+        for fill in sorted(self.fills.values(), key=lambda fill: fill.id):
+            before = fill.rate
+            while fill.rate > self.target and len(fill.items) > 1:
+                over = fill.rate - self.target
+                ranked = sorted(fill.items.values(), key=_heaviest)
+                item = next((item for item in reversed(ranked) if item.rate >= over), ranked[0])
+                room = self.roomy(item, fill)
+                if room is None:
+                    break
+                fill.remove(item)
+                room.add(item)
+                self.attempt.why[item.key] = (f"connection {fill.id} carries {before // MILLI:,} messages/s, the target is {self.target // MILLI:,}")
+
+    def roomy(self, item, source):
+        """The least loaded connection that stays within the fresh share of the target with this stream, or a new one, or None."""
+        found = [fill for fill in self.fills.values() if fill is not source and not fill.apart and fill.takes(item)
+                 and (fill.rate + item.rate) * 100 <= self.target * FRESH_PERCENT]
+        if found:
+            return min(found, key=lambda fill: (fill.rate, fill.id))
+        if self.may_open() and source.rate > item.rate:
+            return self.open()
+        return None
+
+    def deal(self, waiting):
+        """Longest first, each to the least loaded connection that takes it; connections set apart come last."""
+        heap = [(fill.apart, fill.rate, len(fill.items), fill.id) for fill in self.fills.values()]
+        heapq.heapify(heap)
+        full = self.rules.fill
+        for item in waiting:
+            aside, home, spill = [], None, None
+            while heap:
+                entry = heapq.heappop(heap)
+                fill = self.fills[entry[3]]
+                if full is not None and fill.weight >= full:
+                    continue
+                if fill.takes(item):
+                    if not fill.items or (not fill.apart and fill.rate + item.rate <= self.target):
+                        home = fill
+                        break
+                    spill = spill or fill
+                    if fill.apart or not item.rate:
+                        aside.append(entry)
+                        break
+                aside.append(entry)
+            if home is None and (spill is None or self.may_open()):
+                home = self.open()
+            elif home is None:
+                home = spill
+                aside = [entry for entry in aside if entry[3] != home.id]
+            home.add(item)
+            if home.apart:
+                self.mark(home, False)
+            for entry in [*aside, (False, home.rate, len(home.items), home.id)]:
+                heapq.heappush(heap, entry)
+
+
+def _heaviest(item):
+    return -item.rate, -item.cpu, item.key
+
+
+def over(placement, profiles, settings=Settings()):
+    """Sentences on every hard limit a placement breaks; none: it may be used."""
+    rules = {key: Rules(profile) for key, profile in profiles.items()}
+    problems, open_, streams = [], {}, {}
     for connection in placement.connections:
         key = connection.venue, connection.endpoint
         open_[key] = open_.get(key, 0) + 1
         streams[key] = streams.get(key, 0) + len(connection.streams)
-        on_worker[connection.worker] = on_worker.get(connection.worker, 0) + len(connection.streams)
-        trial = Connection(0, 0, *key, connection.line)
+        fill = Fill(connection.id, connection.worker, (*key, connection.line), rules[key])
         for stream in connection.streams:
-            if not _fits(trial, stream, profiles[key], limits):
+            item = item_of(stream, rules[key], NoLoad)
+            if not fill.takes(item):
                 problems.append(f"connection {connection.id} of {key[0]}/{key[1]} is over its limits at {stream.wire}")
                 break
-            trial.put(stream, profiles[key])
-    for key in open_:
-        for count, most, noun in ((open_[key], profiles[key].connections_usable, "connections"),
-                                  (streams[key], profiles[key].streams_usable, "streams")):
-            if most is not None and count > most:
-                problems.append(f"{key[0]}/{key[1]} needs {count} {noun}, this address may hold {most} "
-                                f"({profiles_.USE_PERCENT} % of the documented limit); subscribe fewer symbols or channels there")
-    problems += [f"worker {worker} would hold {count} streams, the target is {limits.streams_per_worker}; raise instance.workers or "
-                 f"load.streams_per_worker" for worker, count in sorted(on_worker.items()) if count > limits.streams_per_worker]
+            fill.add(item)
+    for key, count in open_.items():
+        for number, most, noun in ((count, profiles[key].connections_usable, "connections"), (streams[key], profiles[key].streams_usable, "streams")):
+            if most is not None and number > most:
+                problems.append(_address(key, number, most, noun))
     return problems

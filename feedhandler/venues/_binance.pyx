@@ -25,6 +25,7 @@ import urllib.parse
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 from feedhandler._cext cimport *
+from feedhandler.venue cimport no_statistic, statistic
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
 cdef enum:
@@ -263,6 +264,15 @@ cdef inline int size_word(Message *message, fh_event *event, int letter, int wor
     if error != FH_OK:
         return error
     return fh_batch_size(message.batch, event, &message.rows[event.instrument], &slot.number, &event.body.word[word])
+
+
+cdef inline int real_word(Message *message, fh_event *event, int letter, int word) noexcept nogil:
+    """A turnover or average, as a double."""
+    cdef Slot *slot = slot_of(message, letter)
+    cdef int error = slot_settle(slot)
+    if error == FH_OK:
+        statistic(event, word, &slot.number)
+    return error
 
 
 cdef inline int time_ns(Slot *slot, uint64_t *ns) noexcept nogil:
@@ -513,6 +523,7 @@ cdef int emit_candle(Message *message) noexcept nogil:
     """kline. COIN-M's q is a turnover in the base coin: quote_volume is the venue's q, whatever it counts."""
     cdef Message inner
     cdef uint64_t start_ns = 0, count = 0, seconds
+    cdef bint closed = False
     cdef int error = note_inner(message, c'k', &inner)
     if error != FH_OK:
         return error
@@ -528,14 +539,16 @@ cdef int emit_candle(Message *message) noexcept nogil:
     event.slot_count = 2
     error = (price_word(&inner, event, c'o', 0) or price_word(&inner, event, c'h', 1)
              or price_word(&inner, event, c'l', 2) or price_word(&inner, event, c'c', 3)
-             or size_word(&inner, event, c'v', 4) or price_word(&inner, event, c'q', 5)
+             or size_word(&inner, event, c'v', 4) or real_word(&inner, event, c'q', 5)
              or time_ns(slot_of(&inner, c't'), &start_ns) or slot_uint(slot_of(&inner, c'n'), &count)
              or set_time(message, event, False))
+    if error == FH_OK and inner.seen & bit(c'x'):
+        error = slot_bool(slot_of(&inner, c'x'), &closed)
     seconds = interval_s(slot_of(&inner, c'i'))
     if error == FH_OK and (seconds == 0 or count >> 32 != 0 or start_ns == 0):
         return FH_ERROR_RANGE
     event.body.word[6] = <int64_t>start_ns
-    event.body.word[7] = <int64_t>(seconds << 32 | count)
+    event.body.word[7] = <int64_t>((seconds | (FH_CANDLE_CLOSED if closed else <uint64_t>0)) << 32 | count)
     return error
 
 
@@ -553,13 +566,14 @@ cdef int emit_ticker(Message *message, bint full) noexcept nogil:
     if event == NULL:
         return FH_ERROR_FULL
     event.slot_count = 2
-    event.body.word[6] = event.body.word[7] = FH_UNDEFINED
+    event.body.word[7] = FH_UNDEFINED
+    no_statistic(event, 6)
     cdef int error = (price_word(message, event, c'c', 0) or price_word(message, event, c'o', 1)
                       or price_word(message, event, c'h', 2) or price_word(message, event, c'l', 3)
-                      or size_word(message, event, c'v', 4) or price_word(message, event, c'q', 5)
+                      or size_word(message, event, c'v', 4) or real_word(message, event, c'q', 5)
                       or set_time(message, event, False))
     if error == FH_OK and full:
-        error = price_word(message, event, c'w', 6) or slot_uint(slot_of(message, c'n'), &count)
+        error = real_word(message, event, c'w', 6) or slot_uint(slot_of(message, c'n'), &count)
         event.body.word[7] = <int64_t>count
     return error
 

@@ -28,7 +28,7 @@ cimport cython
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from feedhandler._cext cimport *
-from feedhandler.venue cimport Venue
+from feedhandler.venue cimport Venue, no_statistic, statistic
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
 cdef extern from "fh_batch.h" nogil:
@@ -428,8 +428,8 @@ cdef class Kraken(Venue):
         event.body.word[2] = rounded(event, &element.number[HIGH], row.price_exponent)
         event.body.word[3] = rounded(event, &element.number[LOW], row.price_exponent)
         event.body.word[4] = rounded(event, &element.number[VOLUME], row.size_exponent)
-        event.body.word[5] = FH_UNDEFINED
-        event.body.word[6] = rounded(event, &element.number[VWAP], row.price_exponent)
+        no_statistic(event, 5)
+        statistic(event, 6, &element.number[VWAP])
         return FH_OK
 
     cdef int candle(self, Element *element, const fh_instrument *row, fh_batch *batch) noexcept nogil:
@@ -449,7 +449,7 @@ cdef class Kraken(Venue):
             if fh_batch_price(batch, event, row, &element.number[places[i]], &event.body.word[i]) < 0:
                 return FH_ERROR_DIGITS
         event.body.word[4] = rounded(event, &element.number[VOLUME], row.size_exponent)
-        event.body.word[5] = FH_UNDEFINED
+        no_statistic(event, 5)
         event.body.word[6] = <int64_t>element.begin_ns
         event.body.word[7] = <int64_t>(element.count | element.interval * 60 << 32)
         return FH_OK

@@ -34,7 +34,7 @@ cimport cython
 from libc.math cimport NAN
 from libc.string cimport memcmp, memcpy, memset
 from feedhandler._cext cimport *
-from feedhandler.venue cimport Venue, bids_first, price_or_none, rounded
+from feedhandler.venue cimport Venue, bids_first, no_statistic, price_or_none, rounded, statistic
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
 REQUEST_SIZE_MAX = 65_536  # bytes of one request: "the total length of multiple channels cannot exceed 64 KB"
@@ -563,9 +563,9 @@ cdef class Okx(Venue):
             if result < 0:
                 return result
         event.body.word[4] = rounded(event, &value[4], -row.size_exponent)
-        event.body.word[5] = rounded(event, &value[5], -row.price_exponent)
+        statistic(event, 5, &value[5])
         if kind == FH_TICKER:
-            event.body.word[6] = FH_UNDEFINED  # no weighted average
+            no_statistic(event, 6)  # no weighted average
         return FH_OK
 
     cdef int mark(self, fh_json *json, Arg *arg, fh_batch *batch) noexcept nogil:
@@ -733,6 +733,8 @@ cdef class Okx(Venue):
         cdef uint64_t ts_ns = 0
         cdef int index = 0, result
         cdef uint32_t before = batch.event_count
+        cdef fh_text confirm
+        confirm.size = 0
         value[5].digits = -1
         if not fh_json_array(json):
             return json.error
@@ -740,6 +742,9 @@ cdef class Okx(Venue):
             if index == 0: fh_json_time_ms(json, &ts_ns)
             elif index <= 5: fh_json_decimal(json, &value[index - 1])
             elif index == 7: number(json, &value[5])
+            elif index == 8:
+                if not fh_json_string(json, &confirm):
+                    return json.error
             else: fh_json_skip(json)
             index += 1
         if json.error < 0:
@@ -749,7 +754,8 @@ cdef class Okx(Venue):
         result = self.candle_event(FH_CANDLE, FH_CHANNEL_CANDLE, &arg.symbol, ts_ns, value, batch)
         if result == FH_OK and batch.event_count > before:
             batch.events[before].body.word[6] = <int64_t>ts_ns
-            batch.events[before].body.word[7] = <int64_t>(<uint64_t>arg.interval_s << 32)
+            batch.events[before].body.word[7] = <int64_t>(
+                (arg.interval_s | (FH_CANDLE_CLOSED if confirm.size == 1 and confirm.at[0] == c'1' else <uint64_t>0)) << 32)
         return result
 
     cdef int greeks(self, fh_json *json, Arg *arg, fh_batch *batch) noexcept nogil:

@@ -1,0 +1,372 @@
+"""A plan never breaks a limit, in no state on the way either; it is level, stable, and moves only what pays."""
+import collections
+import fnmatch
+import itertools
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feedhandler.capacity import headroom, load, order, plan
+from feedhandler.capacity.profile import Profile
+from feedhandler.capacity.plan import EMPTY, STANDBY, Placement, PlanError, Settings, Wanted, lower_bound
+
+CPU_NS = 10_000
+
+
+def profile(conn=None, **sub):
+    return {("v", "e"): Profile.read({"venue": "v", "endpoint": "e", "conn": conn or {}, "sub": sub, "client_msg": {}})}
+
+
+def want(wire, instrument, line=0, endpoint="e"):
+    return Wanted("v", endpoint, wire, instrument, f"S{instrument}", line)
+
+
+def learned(rates, cpu_ns=CPU_NS):
+    """Loads of {wire: messages a second}."""
+    loads = load.Loads()
+    for wire, rate in rates.items():
+        loads.measure(("v", "e", wire), 0.0, 60.0, round(rate * 60), cpu_ns=cpu_ns)
+    return loads
+
+
+def where(placement):
+    return {stream.key: connection.id for connection in placement.connections for stream in connection.streams}
+
+
+def per_worker(placement, loads):
+    """{worker: CPU in ns a second} of a placement."""
+    found = collections.Counter()
+    for connection in placement.connections:
+        for stream in connection.streams:
+            of = loads.of(stream)
+            found[connection.worker] += int(of.messages_per_s * of.cpu_ns) + 1
+    return found
+
+
+# -- hard limits ---------------------------------------------------------------------------------------------------
+
+def legal(connections, typed, books, chars):
+    """Whether every limit of the profile holds for {id: (line, [wires])}, counted anew."""
+    if typed.connections_usable is not None and len(connections) > typed.connections_usable:
+        return False
+    if typed.streams_usable is not None and sum(len(wires) for _, wires in connections.values()) > typed.streams_usable:
+        return False
+    for _, wires in connections.values():
+        if sum(2 if wire.startswith("trade") else 1 for wire in wires) > typed.fill or sum(map(len, wires)) > chars:
+            return False
+        if sum(fnmatch.fnmatch(wire, "book*") for wire in wires) > books or len(set(wires)) != len(wires):
+            return False
+        if any(wire.startswith("book-") and f"book50-{wire[5:]}" in wires for wire in wires):
+            return False
+    return True
+
+
+def replay(before, moves, typed, books, chars):
+    """Every state the moves go through is legal; the last one, as {key: connection}."""
+    on = where(before)
+    both = collections.defaultdict(dict)       # connection → {key: wire}
+    for key, id in on.items():
+        both[id][key] = key[2]
+
+    def state():
+        return {id: (0, list(wires.values())) for id, wires in both.items() if wires}
+    began_legal = legal(state(), typed, books, chars)
+    for move in moves:
+        for key, source, target in move.streams:
+            assert source == on.get(key, 0), "a stream leaves the connection it is on"
+            if target:
+                both[target][key] = key[2]
+        assert not began_legal or legal(state(), typed, books, chars), f"{move} breaks a limit before its break"
+        for key, source, target in move.streams:
+            if source:
+                del both[source][key]
+            on[key] = target
+            if not target:
+                del on[key]
+    return on
+
+
+rows = st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["book", "book50", "trade", "quote"]), st.integers(0, 1)), unique=True, max_size=50)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows, rows, st.integers(1, 5), st.integers(1, 5), st.integers(3, 12), st.integers(1, 4), st.integers(20, 120), st.integers(3, 40), st.data())
+def test_no_state_on_the_way_from_any_plan_to_any_other_breaks_a_limit(first, then, workers, later, fill, books, chars, open_, data):
+    profiles = profile({"max_open": open_}, max_per_conn=fill, soft_by_channel={"book*": books}, weight_by_channel={"trade*": 2},
+                       exclusive=[["book-*", "book50-*"]], max_args_chars_per_conn=chars)
+    typed = profiles["v", "e"]
+    before = EMPTY
+    for rows, count in ((first, workers), (then, later)):
+        wanted = [want(f"{channel}-{instrument}", instrument, line) for instrument, channel, line in rows]
+        loads = learned({stream.wire: data.draw(st.integers(0, 2000)) for stream in wanted})
+        rule = Settings(workers=count, streams_per_worker=100)
+        try:
+            found = plan.plan(wanted, profiles, loads, before, rule)
+        except PlanError as error:
+            assert all("connections, this address may hold" in said for said in error.problems)
+            return
+        placed = found.placement
+        assert sorted(where(placed)) == sorted(stream.key for stream in wanted)
+        assert legal({c.id: (c.line, [s.wire for s in c.streams]) for c in placed.connections}, typed, books, chars)
+        assert plan.over(placed, profiles) == []
+        for connection in placed.connections:
+            assert {stream.line for stream in connection.streams} == {connection.line}, "lines A and B never share a connection"
+            assert all(placed.workers[stream.instrument] == connection.worker < count for stream in connection.streams), "an instrument has one worker"
+        assert replay(before, found.moves, typed, books, chars) == where(placed)
+        assert plan.plan(list(wanted), profiles, loads, before, rule).placement == placed, "deterministic"
+        again = plan.plan(wanted, profiles, loads, placed, rule)
+        assert again.moves == [] and where(again.placement) == where(placed), "a planned placement stays"
+        before = placed
+
+
+def test_a_full_address_swaps_streams_with_a_hole_that_the_reason_names_and_with_one_free_connection_without():
+    for open_, holes in ((3, 1), (4, 0)):      # 80 %: 2 and 3 connections
+        profiles = profile({"max_open": open_}, max_per_conn=1)
+        before = Placement({0: 0, 1: 1}, [plan.Connection(1, 0, "v", "e", 0, [want("a", 0)]), plan.Connection(2, 1, "v", "e", 0, [want("b", 1)])])
+        swapped = [plan.Fill(1, 0, ("v", "e", 0), plan.Rules(profiles["v", "e"])), plan.Fill(2, 1, ("v", "e", 0), plan.Rules(profiles["v", "e"]))]
+        items = {stream.key: plan.item_of(stream, swapped[0].rules, plan.NoLoad) for stream in (want("a", 0), want("b", 1))}
+        swapped[0].add(items[want("b", 1).key])
+        swapped[1].add(items[want("a", 0).key])
+        moves = order.moves(before, swapped, items, {("v", "e"): swapped[0].rules}, {})
+        assert sum(move.kind == order.DROP for move in moves) == holes == sum(move.kind == order.ADD for move in moves)
+        assert any("dropped until there is room" in move.reason or "temporary connection" in move.reason for move in moves)
+        assert replay(before, moves, profiles["v", "e"], 9, 99) == {want("a", 0).key: 2, want("b", 1).key: 1}
+
+
+@pytest.mark.parametrize("streams,sub,conn,words", [
+    ([want("long" * 9, 0)], {"max_args_chars_per_conn": 20}, {}, "alone is above"),
+    ([want("a", 0), want("a", 0)], {}, {}, "wanted twice"),
+    ([want("a", 0, endpoint="other")], {}, {}, "no endpoint 'other'"),
+    ([want(f"a{i}", i) for i in range(9)], {"max_per_conn": 1}, {"max_open": 10}, "needs 9 connections, this address may hold 8"),
+    ([want(f"a{i}", i) for i in range(9)], {"max_per_ip": 10}, {}, "needs 9 streams, this address may hold 8"),
+    ([want("a", 0), want("a", 0, STANDBY)], {}, {}, "no second worker for its standby"),
+    ([want(f"a{i}", i) for i in range(2001)], {}, {}, "worker 0 would hold 2001 streams"),
+])
+def test_what_does_not_fit_is_named(streams, sub, conn, words):
+    with pytest.raises(PlanError, match=words):
+        plan.plan(streams, profile(conn, **sub))
+
+
+@pytest.mark.parametrize("streams,sub,conn", [
+    ([want("long" * 5, 0)], {"max_args_chars_per_conn": 20}, {}),
+    ([want(f"a{i}", i) for i in range(8)], {"max_per_conn": 1}, {"max_open": 10}),
+    ([want(f"a{i}", i) for i in range(8)], {"max_per_ip": 10}, {}),
+    ([want(f"a{i}", i) for i in range(2000)], {}, {}),
+])
+def test_what_just_fits_is_placed(streams, sub, conn):
+    assert len(where(plan.plan(streams, profile(conn, **sub)).placement)) == len(streams)
+
+
+def test_a_stream_is_not_planned_where_its_endpoint_does_not_deliver_it():
+    typed = Profile.read({"venue": "v", "endpoint": "e", "routing": [{"channel_glob": "*@depth", "delivered": False}, {"channel_glob": "*", "delivered": True}]})
+    with pytest.raises(PlanError, match="does not deliver x@depth"):
+        plan.plan([want("x@depth", 0), want("x@trade", 0)], {("v", "e"): typed})
+
+
+def test_few_connections_an_address_keep_a_venue_on_few_workers():
+    placed = plan.plan([want(f"a-{i}", i) for i in range(40)], profile({"max_open": 4, "counts_http": True}), settings=Settings(workers=8)).placement
+    assert len(placed.connections) == 2 and set(placed.workers.values()) == {0, 1}   # 80 % of 4 is 3, one is for HTTP
+
+
+def test_a_sparse_placement_is_packed_anew_when_only_that_makes_room():
+    profiles = profile({"max_open": 5}, max_per_conn=3)       # 4 connections
+    sparse = Placement({i: 0 for i in range(4)}, [plan.Connection(i + 1, 0, "v", "e", 0, [want(f"a{i}", i)]) for i in range(4)])
+    wanted = [want(f"a{i}", i) for i in range(4)] + [want(f"b{i}", 10 + i, 1) for i in range(6)]
+    found = plan.plan(wanted, profiles, placement=sparse)
+    assert len(found.placement.connections) == 4
+    assert replay(sparse, found.moves, profiles["v", "e"], 99, 999) == where(found.placement)
+
+
+def test_a_standby_lives_on_another_worker_than_its_owner():
+    wanted = [want(f"{channel}{i}", i, line) for i in range(20) for channel in "ab" for line in (0, 1, STANDBY)]
+    placed = plan.plan(wanted, profile(), settings=Settings(workers=3)).placement
+    assert placed.standbys.keys() == placed.workers.keys()
+    assert all(placed.standbys[i] != placed.workers[i] for i in placed.workers)
+    for connection in placed.connections:
+        home = placed.standbys if connection.line == STANDBY else placed.workers
+        assert all(home[stream.instrument] == connection.worker for stream in connection.streams)
+    after = plan.plan(wanted, profile(), placement=placed, settings=Settings(workers=3, drained=(1,))).placement
+    assert 1 not in {*after.workers.values(), *after.standbys.values()}
+    assert all(after.standbys[i] != after.workers[i] for i in after.workers)
+
+
+# -- level ---------------------------------------------------------------------------------------------------------
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=9), st.integers(1, 3))
+def test_the_peak_is_within_a_ninth_of_the_best_of_all_placements(rates, workers):
+    """Longest-first alone may be a third over; with moves and swaps a quarter was never passed in any case tried here."""
+    wanted = [want(f"a{i}", i) for i in range(len(rates))]
+    loads = learned({f"a{i}": rate for i, rate in enumerate(rates)})
+    weights = [int(loads.of(stream).messages_per_s * CPU_NS) + 1 for stream in wanted]
+    best = min(max(sum(weight for weight, home in zip(weights, homes) if home == worker) for worker in range(workers))
+               for homes in itertools.product(range(workers), repeat=len(weights)))
+    found = max(per_worker(plan.plan(wanted, profile(), loads, settings=Settings(workers=workers)).placement, loads).values())
+    assert lower_bound(weights, workers) <= best <= found
+    assert found <= best * 10 / 9 + 1
+
+
+def test_a_solver_finds_no_better_peak_under_count_caps():
+    """HiGHS on the case the method was chosen by: Zipf weights, every connection of one worker, a cap on streams."""
+    optimize = pytest.importorskip("scipy.optimize")
+    count, workers, cap = 60, 4, 17
+    rates = {f"a{i}": 4000 / (i + 3) for i in range(count)}
+    loads, wanted = learned(rates), [want(f"a{i}", i) for i in range(count)]
+    rule = Settings(workers=workers, streams_per_worker=cap)
+    found = plan.plan(wanted, profile(), loads, settings=rule).placement
+    weights = numpy.array([int(loads.of(stream).messages_per_s * CPU_NS) + 1 for stream in wanted], float)
+    size = count * workers
+    each = optimize.LinearConstraint(numpy.hstack([numpy.kron(numpy.eye(count), numpy.ones(workers)), numpy.zeros((count, 1))]), 1, 1)
+    caps = optimize.LinearConstraint(numpy.hstack([numpy.kron(numpy.ones(count), numpy.eye(workers)), numpy.zeros((workers, 1))]), 0, cap)
+    peaks = optimize.LinearConstraint(numpy.hstack([numpy.kron(weights, numpy.eye(workers)), -numpy.ones((workers, 1))]), -numpy.inf, 0)
+    answer = optimize.milp([0.0] * size + [1.0], constraints=[each, caps, peaks], integrality=[1] * size + [0],
+                           bounds=optimize.Bounds(0, [1.0] * size + [numpy.inf]), options={"time_limit": 5.0, "mip_rel_gap": 0.001})
+    held = collections.Counter(found.workers.values())
+    assert max(held.values()) <= cap
+    assert max(per_worker(found, loads).values()) <= 1.02 * answer.x[-1]
+
+
+@pytest.mark.parametrize("count,workers", [(300, 4), (2000, 16), (3000, 64)])
+def test_the_peak_is_within_2_percent_of_the_lower_bound(count, workers):
+    rates = {f"a{i}": 3000 / (i + 10) ** 0.8 for i in range(count)}
+    loads, wanted = learned(rates), [want(f"a{i}", i) for i in range(count)]
+    found = per_worker(plan.plan(wanted, profile(max_per_conn=40), loads, settings=Settings(workers=workers)).placement, loads)
+    weights = [int(loads.of(stream).messages_per_s * CPU_NS) + 1 for stream in wanted]
+    assert len(found) == workers and max(found.values()) <= 1.02 * lower_bound(weights, workers)
+
+
+def test_streams_of_one_worker_are_level_over_its_connections():
+    rates = {f"a{i}": 5 + i % 40 for i in range(200)}
+    found = plan.plan([want(wire, i) for i, wire in enumerate(rates)], profile(max_per_conn=50), learned(rates)).placement
+    carried = [sum(rates[stream.wire] for stream in connection.streams) for connection in found.connections]
+    assert len(carried) == 4 and max(carried) <= 1.02 * sum(carried) / 4
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(1, 4))
+def test_the_lower_bound_is_below_every_placement(weights, bins):
+    best = min(max(sum(weight for weight, home in zip(weights, homes) if home == bin) for bin in range(bins))
+               for homes in itertools.product(range(bins), repeat=len(weights)))
+    assert lower_bound(weights, bins) <= best
+
+
+# -- learned limits --------------------------------------------------------------------------------------------------
+
+def test_a_stream_ten_times_heavier_than_its_neighbours_ends_alone_after_one_plan():
+    calm = {f"a{i}": 50 for i in range(30)}
+    wanted, profiles = [want(wire, i) for i, wire in enumerate(calm)], profile()
+    before = plan.plan(wanted, profiles, learned(calm)).placement
+    assert len(before.connections) == 1
+    for rate, alone in ((500, True), (499, False)):
+        loads = learned({**calm, "a7": rate})
+        found = plan.plan(wanted, profiles, loads, before)
+        assert [len(connection.streams) for connection in found.placement.connections] == ([29, 1] if alone else [30])
+        assert len(found.moves) == alone, "only the heavy one moves"
+        if alone:
+            assert "it brings 500 messages/s, its 29 neighbours on connection 1 50 each" == found.moves[0].reason
+            for later in (500, 400, 260):
+                assert plan.plan(wanted, profiles, learned({**calm, "a7": later}), found.placement).moves == [], "it is not put back for a little less"
+
+
+def test_a_heavy_stream_stays_when_the_address_has_no_connection_for_it():
+    rates = {**{f"a{i}": 50 for i in range(30)}, "a7": 5000}
+    found = plan.plan([want(wire, i) for i, wire in enumerate(rates)], profile({"max_open": 1}), learned(rates))
+    assert len(found.placement.connections) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=60), st.integers(20, 90))
+def test_connections_stay_below_the_target_of_their_learned_limit(rates, target):
+    rule = Settings(messages_per_s=1000, target_percent=target)
+    by_wire = {f"a{i}": rate for i, rate in enumerate(rates)}
+    found = plan.plan([want(wire, i) for i, wire in enumerate(by_wire)], profile(), learned(by_wire, cpu_ns=1), settings=rule)
+    for connection in found.placement.connections:
+        carried = sum(by_wire[stream.wire] for stream in connection.streams)
+        assert carried <= 10 * target or len(connection.streams) == 1
+    assert sum("one stream alone" in said for said in found.problems) == sum(rate > 10 * target for rate in rates)
+
+
+def test_a_connection_that_grew_over_its_target_is_split_by_as_few_moves_as_will_do():
+    rates = {f"a{i}": 100 for i in range(50)}                     # 5,000 of 12,000
+    wanted = [want(wire, i) for i, wire in enumerate(rates)]
+    before = plan.plan(wanted, profile(), learned(rates)).placement
+    grown = learned({wire: rate * 2.5 for wire, rate in rates.items()}, cpu_ns=1)   # 12,500
+    found = plan.plan(wanted, profile(), grown, before)
+    assert len(found.moves) == 2 and len(found.placement.connections) == 2
+    assert all(move.reason == "connection 1 carries 12,500 messages/s, the target is 12,000" for move in found.moves)
+    assert plan.plan(wanted, profile(), grown, before, Settings(improve=False)).moves == [], "without improve nothing moves that need not"
+
+
+def test_workers_above_the_target_are_named_when_nothing_helps():
+    rates = {"a": 1000, "b": 1000}
+    found = plan.plan([want("a", 0), want("b", 1)], profile(), learned(rates, cpu_ns=700_000), settings=Settings(workers=2))
+    assert set(found.placement.workers.values()) == {0, 1}
+    assert [said.split(",")[0] for said in found.problems] == [f"worker {n} would use 70.0 % of its CPU" for n in (0, 1)]
+
+
+# -- stable --------------------------------------------------------------------------------------------------------
+
+def universe(count):
+    rates = {f"{channel}{i}": factor * (20 + i * 37 % 100) for i in range(count) for channel, factor in (("q", 4), ("t", 1), ("b", 2))}
+    return [want(wire, int(wire[1:])) for wire in rates], rates
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 6))
+def test_a_small_change_of_load_moves_nothing(random, workers):
+    wanted, rates = universe(60)
+    rule = Settings(workers=workers)
+    before = plan.plan(wanted, profile(max_per_conn=30), learned(rates), settings=rule).placement
+    jittered = learned({wire: rate * random.uniform(0.96, 1.04) for wire, rate in rates.items()})
+    assert plan.plan(wanted, profile(max_per_conn=30), jittered, before, rule).moves == []
+
+
+def test_a_new_worker_is_filled_and_a_drained_one_emptied_moving_no_more_than_needed():
+    wanted, rates = universe(120)
+    loads, profiles = learned(rates, 20_000), profile(max_per_conn=30)
+    three = plan.plan(wanted, profiles, loads, settings=Settings(workers=3)).placement
+    grown = plan.plan(wanted, profiles, loads, three, Settings(workers=4))
+    load_of = per_worker(grown.placement, loads)
+    assert max(load_of.values()) <= 1.1 * sum(load_of.values()) / 4
+    moved = {i for i in three.workers if grown.placement.workers[i] != three.workers[i]}
+    assert {grown.placement.workers[i] for i in moved} == {3}, "only toward the new worker"
+    assert all(move.kind == order.MOVE and len(move.streams) == 3 and "of a CPU" in move.reason for move in grown.moves), "an instrument moves as a whole"
+    drained = plan.plan(wanted, profiles, loads, grown.placement, Settings(workers=4, drained=(1,)))
+    assert 1 not in drained.placement.workers.values()
+    stayed = [i for i, worker in grown.placement.workers.items() if worker != 1]
+    assert sum(drained.placement.workers[i] != grown.placement.workers[i] for i in stayed) <= len(stayed) // 10
+    assert {move.reason for move in drained.moves if move.worker_from == 1} == {"worker 1 is drained"}
+    with pytest.raises(PlanError, match="every worker is drained"):
+        plan.plan(wanted, profiles, loads, settings=Settings(workers=1, drained=(0,)))
+
+
+def test_streams_that_go_leave_the_others_where_they_are():
+    wanted, rates = universe(40)
+    before = plan.plan(wanted, profile(max_per_conn=20), learned(rates), settings=Settings(workers=2)).placement
+    found = plan.plan(wanted[::2], profile(max_per_conn=20), learned(rates), before, Settings(workers=2, improve=False))
+    assert {move.kind for move in found.moves} == {order.DROP}
+    assert {key: where(before)[key] for key in where(found.placement)} == where(found.placement)
+
+
+# -- headroom ------------------------------------------------------------------------------------------------------
+
+def test_headroom_says_what_is_used_of_every_budget():
+    rates = {"a": 100, "bb": 200}
+    found = plan.plan([want("a", 0), want("bb", 1)], profile({"max_open": 10}, max_per_conn=5, max_args_chars_per_conn=50, soft_by_channel={"b*": 3}), learned(rates))
+    rows = {(row.where, row.what): (row.used, row.limit) for row in found.headroom}
+    assert rows["connection 1", "streams"] == (2, 5) and rows["connection 1", "characters"] == (3, 50) and rows["connection 1", "streams b*"] == (1, 3)
+    assert rows["connection 1", "messages/s"] == (300, 12_000) and rows["address v/e", "connections"] == (1, 8)
+    assert rows["worker 0", "cpu"] == (pytest.approx(0.003, abs=1e-6), 0.6) and rows["worker 0", "streams"] == (2, 2000)
+    assert headroom.next_reached(found.headroom) is None, "nothing grows"
+
+
+def test_the_forecast_names_the_next_budget_and_when_it_is_reached():
+    loads, rate = load.Loads(), 100.0
+    for step in range(2000):                      # half a message a second more each 10 s
+        loads.measure(("v", "e", "a"), 10.0 * step, 10.0, rate * 10, cpu_ns=CPU_NS)
+        rate += 0.5
+    found = headroom.next_reached(plan.plan([want("a", 0)], profile(), loads).headroom)
+    assert (found.where, found.what) == ("connection 1", "messages/s")
+    assert found.reached_s == pytest.approx((12_000 - rate) / 0.05, rel=0.05)
