@@ -157,24 +157,48 @@ static const fh_level *level_at(const fh_side_array *side, uint32_t depth)
     return depth < side->count ? &side->level[side->count - 1 - depth] : NULL;
 }
 
+/* The decimal text of a number, two digits at a time, written from its end. Answers where it ends; 0 is no text. */
+static char *write_digits(uint64_t number, char *at)
+{
+    char text[20], *begin = text + sizeof text;
+    for (; number >= 10; number /= 100) {
+        unsigned pair = (unsigned)(number % 100);
+        begin -= 2;
+        begin[0] = (char)('0' + pair / 10);
+        begin[1] = (char)('0' + pair % 10);
+    }
+    if (number) *--begin = (char)('0' + number);
+    size_t size = (size_t)(text + sizeof text - begin);
+    memcpy(at, begin, size);
+    return at + size;
+}
+
+/* Without the digits that were added behind those sent; an impossible rest stays, and the checksum says so. */
+static char *kraken_number(int64_t number, int added, char *at)
+{
+    int64_t sent = number;
+    if (number < 0) return at;
+    if (added && !fh_decimal_drop_zeros(number, added, &sent)) sent = number;
+    return write_digits((uint64_t)sent, at);
+}
+
 /* Text of the top 10 of a side as Kraken hashes it: digits as sent, without dot and leading zeros. */
-static char *kraken_side(const fh_side_array *side, char *at)
+static char *kraken_side(const fh_side_array *side, int price_added, int size_added, char *at)
 {
     for (uint32_t depth = 0; depth < KRAKEN_DEPTH; depth++) {
         const fh_level *level = level_at(side, depth);
         if (!level) break;
-        if (level->price) at += fh_decimal_format(level->price, 0, at);
-        if (level->size) at += fh_decimal_format(level->size, 0, at);
+        at = kraken_number(level->price, price_added, at);
+        at = kraken_number(level->size, size_added, at);
     }
     return at;
 }
 
-uint32_t fh_book_crc_kraken(const fh_book *book, int price_digits, int size_digits)
+uint32_t fh_book_crc_kraken(const fh_book *book, int price_added, int size_added)
 {
     char text[2 * KRAKEN_DEPTH * 2 * NUMBER_SIZE_MAX];
-    (void)price_digits; /* a mantissa already holds every digit sent */
-    (void)size_digits;
-    char *end = kraken_side(&book->bid, kraken_side(&book->ask, text));
+    char *end = kraken_side(&book->ask, price_added, size_added, text);
+    end = kraken_side(&book->bid, price_added, size_added, end);
     return fh_crc32(text, (size_t)(end - text));
 }
 

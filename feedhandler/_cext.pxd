@@ -384,7 +384,7 @@ cdef extern from "fh_book.h" nogil:
     void fh_book_truncate(fh_book *book, uint32_t depth)
     bool_t fh_book_rescale(fh_book *book, int price_power, int size_power)
     const fh_level *fh_book_best(const fh_side_array *side)
-    uint32_t fh_book_crc_kraken(const fh_book *book, int price_digits, int size_digits)
+    uint32_t fh_book_crc_kraken(const fh_book *book, int price_added, int size_added)
     uint32_t fh_book_crc_okx(const fh_book *book, int price_digits, int size_digits)
 
 cdef extern from "fh_symbols.h" nogil:
