@@ -281,6 +281,7 @@ cdef extern from "fh_json.h" nogil:
     bool_t fh_json_string(fh_json *json, fh_text *text)
     bool_t fh_json_decimal(fh_json *json, fh_decimal *decimal)
     bool_t fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
+    bool_t fh_json_quoted_usual(fh_json *json, fh_decimal *decimal)
     bool_t fh_json_uint(fh_json *json, uint64_t *value)
     bool_t fh_json_int(fh_json *json, int64_t *value)
     bool_t fh_json_bool(fh_json *json, bool_t *value)
