@@ -283,6 +283,7 @@ cdef extern from "fh_json.h" nogil:
     bool_t fh_json_string(fh_json *json, fh_text *text)
     bool_t fh_json_decimal(fh_json *json, fh_decimal *decimal)
     bool_t fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
+    bool_t fh_json_quoted_usual(fh_json *json, fh_decimal *decimal)
     bool_t fh_json_uint(fh_json *json, uint64_t *value)
     bool_t fh_json_int(fh_json *json, int64_t *value)
     bool_t fh_json_bool(fh_json *json, bool_t *value)
@@ -386,7 +387,7 @@ cdef extern from "fh_book.h" nogil:
     void fh_book_truncate(fh_book *book, uint32_t depth)
     bool_t fh_book_rescale(fh_book *book, int price_power, int size_power)
     const fh_level *fh_book_best(const fh_side_array *side)
-    uint32_t fh_book_crc_kraken(const fh_book *book, int price_digits, int size_digits)
+    uint32_t fh_book_crc_kraken(const fh_book *book, int price_added, int size_added)
     uint32_t fh_book_crc_okx(const fh_book *book, int price_digits, int size_digits)
 
 cdef extern from "fh_symbols.h" nogil:

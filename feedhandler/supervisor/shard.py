@@ -87,7 +87,8 @@ class Shards:
 
     def _want(self, entry, home, instrument, wanted, details, problems):
         try:
-            id = self.master.add(home.name, home.index, instrument)
+            id = self.master.add(home.name, home.index, instrument, home.venue.price_digits_min.get(instrument.kind, 0),
+                                 home.venue.size_digits_min.get(instrument.kind, 0))
         except instruments.InstrumentError as error:
             problems.append(str(error))
             return
