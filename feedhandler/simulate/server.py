@@ -9,14 +9,13 @@ holds everybody, so that nothing is lost.
 import asyncio
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import inspect
 import json
 import os
 import pathlib
 import shutil
-import socket
-import struct
 import tempfile
 import time
 import urllib.parse
@@ -137,8 +136,10 @@ class Connection(picows.WSListener):
         self.transport.underlying_transport.abort()
 
     def reset(self):
-        """RST: linger 0, then close."""
-        self.transport.underlying_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """RST now: connect() to no address (AF_UNSPEC) makes the kernel send one, whenever the loop gets to close the socket."""
+        fd = self.transport.underlying_transport.get_extra_info("socket").fileno()
+        if ctypes.CDLL(None).connect(fd, bytes(16), 16) != 0:
+            raise OSError(f"the connection {self.identity} of {self.side.name} could not be reset")
         self.abort()
 
     def attach(self, stream, snapshot=True):
