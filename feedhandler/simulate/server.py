@@ -16,8 +16,6 @@ import json
 import os
 import pathlib
 import shutil
-import socket
-import struct
 import tempfile
 import time
 import urllib.parse
@@ -140,8 +138,10 @@ class Connection(picows.WSListener):
         self.transport.underlying_transport.abort()
 
     def reset(self):
-        """RST: linger 0, then close."""
-        self.transport.underlying_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """RST now: connect() to no address (AF_UNSPEC) makes the kernel send one, whenever the loop gets to close the socket."""
+        fd = self.transport.underlying_transport.get_extra_info("socket").fileno()
+        if ctypes.CDLL(None).connect(fd, bytes(16), 16) != 0:
+            raise OSError(f"the connection {self.identity} of {self.side.name} could not be reset")
         self.abort()
 
     def attach(self, stream, snapshot=True):
