@@ -120,3 +120,66 @@ def decode_book(Venue venue, Frames frames, int rounds, int level_max=20000):
     fh_batch_free(&batch)
     fh_book_free(&book)
     return (end - begin) / (rounds * frames.count), levels / (rounds * frames.count)
+
+
+def operations(Venue venue, list messages):
+    """Every level change of the messages as (instrument, side, price, size), in order; a snapshot is ("clear", instrument) first."""
+    cdef fh_batch batch
+    cdef fh_event *event
+    cdef fh_change *change
+    cdef uint32_t e, c
+    found = []
+    if fh_batch_init(&batch, EVENT_MAX, CHANGE_MAX) != FH_OK:
+        raise MemoryError
+    for message in messages:
+        fh_batch_clear(&batch)
+        padded = message + bytes(64)
+        venue.decode(<const char *>padded, len(message), 1, &batch)
+        for e in range(batch.event_count):
+            event = &batch.events[e]
+            if event.kind != FH_LEVEL:
+                continue
+            if event.flags & FH_RESET:
+                found.append(("clear", event.instrument))
+            for c in range(event.body.book.change_count):
+                change = &batch.changes[event.body.book.change_begin + c]
+                found.append((event.instrument, change.side, change.price, change.size))
+    fh_batch_free(&batch)
+    return found
+
+
+def book_pass(list operations, int level_max, int rounds):
+    """(ns a level, digest) of applying operations of one instrument to an empty book, reading both best prices after each.
+
+    digest: the sum of the best bid and ask prices after every change of the last round."""
+    cdef int count = len(operations), i, r
+    cdef uint8_t *side = <uint8_t *>malloc(max(1, count))
+    cdef int64_t *price = <int64_t *>malloc(sizeof(int64_t) * max(1, count))
+    cdef int64_t *size = <int64_t *>malloc(sizeof(int64_t) * max(1, count))
+    cdef fh_book book
+    cdef const fh_level *best
+    cdef uint64_t begin, total = 0
+    cdef int64_t digest = 0
+    if fh_book_init(&book, level_max) != FH_OK:
+        raise MemoryError
+    for i, (_, s, p, z) in enumerate(operations):
+        side[i], price[i], size[i] = s, p, z
+    with nogil:
+        for r in range(rounds):
+            fh_book_clear(&book)
+            digest = 0
+            begin = now()
+            for i in range(count):
+                fh_book_set(&book, side[i], price[i], size[i])
+                best = fh_book_best(&book.bid)
+                if best != NULL:
+                    digest += best.price
+                best = fh_book_best(&book.ask)
+                if best != NULL:
+                    digest += best.price
+            total += now() - begin
+    fh_book_free(&book)
+    free(side)
+    free(price)
+    free(size)
+    return total / (rounds * count), digest
