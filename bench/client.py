@@ -1,6 +1,6 @@
 """python -m bench.client KIND URL CPU CA_FILE [DIRECTORY SPIN]: one client until the server closes; prints one JSON line.
 
-KIND: session-null (our session, nothing behind it), session (session, decode, book, state, ring in DIRECTORY), aiohttp,
+KIND: session-null (our session, frames counted and dropped), session (session, decode, book, state, ring in DIRECTORY), aiohttp,
 websockets (both: receive only), usual (websockets, orjson, Decimal, SortedDict: a handler as it is usually written in Python).
 CPU time counts from the upgrade to the close.
 """
@@ -65,12 +65,14 @@ class Owner:
         self.ended.set_result(code)
 
 
-def publisher_in(directory, made):
+def publisher_in(directory, null):
     """(publisher, venue) with one instrument that has every stream of the benchmark; its book from DIRECTORY/snapshot.json."""
+    from bench import loops
     from feedhandler import venues
+    from feedhandler.worker.publisher import Publisher
     dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    publisher = made(dir_fd, 0, SLOT_COUNT, ROW_MAX, LEVEL_MAX, 1)
-    venue = venues.load(VENUE, ROW_MAX)
+    publisher = Publisher(dir_fd, 0, SLOT_COUNT, ROW_MAX, LEVEL_MAX, 1)
+    venue = loops.NullVenue(ROW_MAX) if null else venues.load(VENUE, ROW_MAX)
     venue.add_instrument(0, SYMBOL, -2, -3)
     for channel in ("trade", "quote"):
         publisher.add_stream(venue, 0, channel)
@@ -83,11 +85,8 @@ def publisher_in(directory, made):
 
 
 async def ours(kind, url, ca_file, directory, spin):
-    from bench import loops
-    from feedhandler.worker.publisher import Publisher
     from feedhandler.worker.session import Session, connect
-    null = kind == "session-null"
-    publisher, venue = publisher_in(directory, loops.NullPublisher if null else Publisher)
+    publisher, venue = publisher_in(directory, kind == "session-null")
     tally = Tally()
     owner = Owner(tally)
     owner.session_publisher = publisher
@@ -101,13 +100,8 @@ async def ours(kind, url, ca_file, directory, spin):
     if spin == "spin":
         turn()
     await owner.ended
-    line = tally.json
-    if null:
-        tally.messages, tally.bytes = publisher.frame_total, publisher.byte_total
-        text = line()
-    else:
-        tally.messages, tally.bytes = publisher.counter("frames"), publisher.counter("frame_bytes")
-        text = line(events=publisher.counter("events"), duplicates=publisher.counter("duplicates"), position=publisher.position)
+    tally.messages, tally.bytes = publisher.counter("frames"), publisher.counter("frame_bytes")
+    text = tally.json(events=publisher.counter("events"), duplicates=publisher.counter("duplicates"), position=publisher.position)
     publisher.close()
     return text
 

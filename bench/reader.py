@@ -7,6 +7,7 @@ a message between two processes; theirs is messages a second, which includes the
 import contextlib
 import multiprocessing
 import os
+import pathlib
 import statistics
 import time
 
@@ -239,5 +240,6 @@ def _kickmsg(count):
     finally:
         sender.join()
         node.unlink_topic("bench")
+        pathlib.Path(f"/dev/shm/{prefix}_registry").unlink(missing_ok=True)
     assert subscriber.lost == 0
     return rate
