@@ -1,10 +1,11 @@
-"""python -m bench.client KIND URL CPU CA_FILE [DIRECTORY SPIN]: one client until the server closes; prints one JSON line.
+"""python -m bench.client KIND URL CPU CA_FILE [DIRECTORY [SPIN]]: one client until the server closes; prints one JSON line.
 
 KIND: session-null (our session, frames counted and dropped), session (session, decode, book, state, ring in DIRECTORY), aiohttp,
 websockets (both: receive only), usual (websockets, orjson, Decimal, SortedDict: a handler as it is usually written in Python).
-CPU time counts from the upgrade to the close.
+CPU time counts from the upgrade to the close. SPIN (spin or block) also asks for SCHED_FIFO: latency runs are short.
 """
 import asyncio
+import contextlib
 import decimal
 import json
 import os
@@ -42,11 +43,14 @@ def context_of(url, ca_file):
 class Owner:
     """The least that a session needs above it."""
 
-    def __init__(self, tally):
-        self.tally = tally
+    def __init__(self, tally, fifo):
+        self.tally, self.fifo = tally, fifo
         self.ended = asyncio.get_running_loop().create_future()
 
     def opened(self, session):
+        if self.fifo:
+            with contextlib.suppress(PermissionError):
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         self.tally.start()
 
     def control(self, session, payload):
@@ -88,7 +92,7 @@ async def ours(kind, url, ca_file, directory, spin):
     from feedhandler.worker.session import Session, connect
     publisher, venue = publisher_in(directory, kind == "session-null")
     tally = Tally()
-    owner = Owner(tally)
+    owner = Owner(tally, bool(spin))
     owner.session_publisher = publisher
     session = Session(publisher, venue, owner, 0, FRAME_SIZE_MAX, True)
     await connect(session, url, context_of(url, ca_file))
