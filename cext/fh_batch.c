@@ -81,6 +81,20 @@ static void scale_number(int64_t *value, int8_t *digits, int exponent, uint16_t 
     *flags |= gained;
 }
 
+/* The usual case of scale_number(): zeros join or go. False with nothing changed: take the general one. */
+static inline bool scale_usual(int64_t *value, int8_t *digits, int exponent)
+{
+    int64_t scaled;
+    int more = -exponent - *digits;
+    if (FH_LIKELY(more == 0)) return *value != FH_UNDEFINED;
+    if (*value < 0 || *digits & FH_CHANGE_CUT || more > FH_DIGITS_MAX || more < -FH_DIGITS_MAX) return false;
+    if (more > 0 ? __builtin_mul_overflow(*value, (int64_t)fh_power_of_ten[more], &scaled)
+                 : !fh_decimal_drop_zeros(*value, -more, &scaled)) return false;
+    *value = scaled;
+    *digits = (int8_t)-exponent;
+    return true;
+}
+
 int fh_batch_scale(fh_batch *batch, fh_event *event, const fh_instrument *row)
 {
     fh_change *change = &batch->changes[event->body.book.change_begin];
@@ -89,9 +103,9 @@ int fh_batch_scale(fh_batch *batch, fh_event *event, const fh_instrument *row)
     int price_wanted = 0, size_wanted = 0;
     for (; change < end; change++) {
         uint16_t flags = 0;
-        if (FH_UNLIKELY(change->price_digits != -price_exponent || change->price == FH_UNDEFINED))
+        if (FH_UNLIKELY(!scale_usual(&change->price, &change->price_digits, price_exponent)))
             scale_number(&change->price, &change->price_digits, price_exponent, &flags, &price_wanted);
-        if (FH_UNLIKELY(change->size_digits != -size_exponent || change->size == FH_UNDEFINED))
+        if (FH_UNLIKELY(!scale_usual(&change->size, &change->size_digits, size_exponent)))
             scale_number(&change->size, &change->size_digits, size_exponent, &flags, &size_wanted);
         change->flags |= (uint8_t)flags;
     }

@@ -128,7 +128,7 @@ static inline int fh_batch_change(fh_batch *batch, uint8_t side, const fh_decima
  * FH_DIGITS_MAX digits would hold is flagged at once: FH_ERROR_DIGITS is answered only where raising helps. */
 static inline int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
 static inline int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
-/* Their general form: a number written at other digits than the row's. */
+/* Their general form: a number written with more digits than the row has, or one that does not fit. */
 int fh_batch_price_slow(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
 int fh_batch_size_slow(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
 
@@ -146,17 +146,19 @@ int fh_batch_levels_object(fh_batch *batch, fh_json *json, uint8_t side, const c
 
 static inline int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
 {
-    if (FH_UNLIKELY(decimal->digits != -row->price_exponent || decimal->flags))
+    unsigned more = (unsigned)(-row->price_exponent - decimal->digits);
+    if (FH_UNLIKELY(decimal->flags || more > FH_DIGITS_MAX
+                    || __builtin_mul_overflow(decimal->mantissa, (int64_t)fh_power_of_ten[more], out)))
         return fh_batch_price_slow(batch, event, row, decimal, out);
-    *out = decimal->mantissa;
     return FH_OK;
 }
 
 static inline int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
 {
-    if (FH_UNLIKELY(decimal->digits != -row->size_exponent || decimal->flags))
+    unsigned more = (unsigned)(-row->size_exponent - decimal->digits);
+    if (FH_UNLIKELY(decimal->flags || more > FH_DIGITS_MAX
+                    || __builtin_mul_overflow(decimal->mantissa, (int64_t)fh_power_of_ten[more], out)))
         return fh_batch_size_slow(batch, event, row, decimal, out);
-    *out = decimal->mantissa;
     return FH_OK;
 }
 

@@ -62,6 +62,7 @@ static inline char fh_json_peek(fh_json *json);              /* first byte of th
 static inline bool fh_json_string(fh_json *json, fh_text *text);
 static inline bool fh_json_decimal(fh_json *json, fh_decimal *decimal);   /* bare or quoted number */
 static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal); /* only the usual shape; else false, nothing consumed, no error */
+static inline bool fh_json_quoted_usual(fh_json *json, fh_decimal *decimal);  /* the same of a quoted number alone; the caller saw the quote */
 static inline bool fh_json_uint(fh_json *json, uint64_t *value);  /* bare or quoted integer; FH_ERROR_RANGE: sign, fraction, exponent, above 2^64 - 1 */
 bool   fh_json_int(fh_json *json, int64_t *value);           /* the same with a sign */
 bool   fh_json_bool(fh_json *json, bool *value);
@@ -206,6 +207,18 @@ static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
     if (FH_UNLIKELY(!fh_json_number(json, &at, &whole, &size, &next) || !fh_scan_decimal(at, whole, size, decimal)))
         return false;
     json->at = next;
+    return true;
+}
+
+/* The same where the quote has been seen. */
+static inline bool fh_json_quoted_usual(fh_json *json, fh_decimal *decimal)
+{
+    const char *at = json->at + 1;
+    unsigned whole, size;
+    if (FH_UNLIKELY(!fh_scan_number(at, &whole, &size) || at[size] != '"' || at + size >= json->end
+                    || !fh_scan_decimal(at, whole, size, decimal)))
+        return false;
+    json->at = at + size + 1;
     return true;
 }
 

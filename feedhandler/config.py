@@ -90,7 +90,8 @@ class RestartTable(_Table):
 
 
 class LoadTable(_Table):
-    messages_per_s: int = setting(20_000, "Messages a second planned for one connection at most.", "10 to 1,000,000", ge=10, le=1_000_000)
+    messages_per_s: int = setting(20_000, "Messages a second one connection is taken to carry.", "10 to 1,000,000", ge=10, le=1_000_000)
+    target_percent: int = setting(60, "Share of that, and of a worker's CPU, that the plan uses.", "10 to 100", ge=10, le=100)
     streams_per_worker: int = setting(2000, "Streams planned for one worker at most.", "1 to 100,000", ge=1, le=100_000)
 
 
@@ -119,6 +120,8 @@ class VenueTable(_Table):
     rest: str = setting("", "Base of the REST addresses, instead of the venue's own.", "an https:// address")
     ca_file: str = setting("", "PEM file of the authorities to trust, instead of the system's.", "a readable file, relative to this file")
     rest_weight: WindowTable | None = setting(None, "REST weight this address may spend.", "{ n = 6000, per_s = 60 }")
+    first_data_s: float | None = setting(None, "How long an acknowledged stream may stay silent before it is asked for again, instead of the venue file's own.",
+                                         "0.1 to 3,600", ge=0.1, le=3600)
     limits: dict[str, LimitTable] = setting({}, "Overrides of an endpoint's capacity profile.", "an endpoint's name and its limits")
 
 

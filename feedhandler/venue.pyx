@@ -122,12 +122,17 @@ cdef class Venue:
         profiles  {endpoint: capacity profile dict}
         urls      {endpoint: WebSocket URL}, rest_url: REST base ("" if none)
         resync    "rest" (new REST snapshot) or "resubscribe"
+        price_digits_min  {kind of instrument: decimal places its derived prices (mark, index) have at most}. An instrument starts with
+                  these where its range allows, else with its tick's, so that the first mark price changes no exponent
+        size_digits_min   the same of sizes (open interest, volumes) that are finer than the lot
     """
     name = ""
     profiles = {}
     urls = {}
     rest_url = ""
     resync = "resubscribe"
+    price_digits_min = {}
+    size_digits_min = {}
 
     def __cinit__(self, uint32_t row_max=1024):
         self.row_max = row_max

@@ -174,13 +174,15 @@ def _fitting(units, rules, placement, settings, why={}):
     for venue, limit in most.items():
         capped = limit < settings.workers
         spread[venue] = min(limit, held[venue]) if capped and held[venue] else limit
-    fresh = set()            # venues repacked from nothing: the last resort
+    fresh, denied = set(), False     # fresh: venues repacked from nothing, the last resort
     while True:
         attempt = _Attempt(units, rules, _without(placement, fresh), settings, spread, why)
         problems, venues = attempt.over()
         again = [venue for venue in venues if spread[venue] > 1 or venue not in fresh]
         if not again:
+            attempt.denied |= denied
             return attempt, problems
+        denied = True
         for venue in again:
             if spread[venue] > 1:
                 spread[venue] = min(spread[venue], settings.workers) // 2

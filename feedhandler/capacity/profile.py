@@ -158,3 +158,74 @@ def rest_window(profile):
         if found:
             return Window(int(found[1].replace(",", "")), int(found[2] or 1) * _UNITS[found[3]])
     return None
+
+
+# -- showing -------------------------------------------------------------------------------------------------
+
+def described(profile):
+    """Every budget of a profile dict as a row {kind, what, documented, used_to, note}: kind is one of "connection",
+    "address", "over time", "learned"; documented None: not published; used_to is what the plan and the permits keep to."""
+    typed = Profile.read(profile)
+    return [*_of_connection(profile, typed), *_of_address(profile, typed), *_over_time(profile),
+            _row("learned", "messages/s", typed.messages_per_s, None, "no venue publishes it: measured a stream, kept below load.target_percent")]
+
+
+def _row(kind, what, documented, used_to, note=""):
+    return {"kind": kind, "what": what, "documented": documented, "used_to": used_to, "note": note}
+
+
+def _of_connection(profile, typed):
+    sub = profile.get("sub") or {}
+    soft = f"filled to {typed.soft_per_conn:,}, not to the maximum" if typed.soft_per_conn else ""
+    yield _row("connection", "streams", typed.max_per_conn, typed.fill, soft)
+    if typed.max_args_chars_per_conn:
+        yield _row("connection", "characters of all arguments", typed.max_args_chars_per_conn, typed.max_args_chars_per_conn)
+    for glob, most in typed.soft_by_channel:
+        yield _row("connection", f"streams of {glob}", most, most)
+    for glob, weight in typed.weight_by_channel:
+        yield _row("connection", f"weight of {glob}", weight, weight, "counts so many streams")
+    for pair in typed.exclusive:
+        yield _row("connection", " and ".join(pair), 1, 1, "one of them a symbol")
+    for key, what in (("max_args_per_msg", "arguments of one message"), ("max_msg_bytes", "bytes of one message")):
+        if sub.get(key):
+            yield _row("connection", what, sub[key], sub[key])
+
+
+def _of_address(profile, typed):
+    conn = profile.get("conn") or {}
+    scope = conn.get("max_open_scope") or "ip"
+    yield _row("address", f"connections open ({scope})", typed.max_open, typed.connections_usable, "one is left for REST" if typed.counts_http else "")
+    if typed.max_per_ip:
+        yield _row("address", "streams (ip)", typed.max_per_ip, typed.streams_usable)
+    ban = f"over it: {conn['ban_s']} s ban" if conn.get("ban_s") else ""
+    for window in conn.get("attempts") or ():
+        yield _window("address", "connection attempts", window, ban)
+    if not conn.get("attempts"):
+        yield _row("address", "connection attempts", None, None, "the permits keep to a default of ours")
+    weight = rest_window(profile)
+    if weight:
+        yield _window("address", "REST weight", {"n": weight.n, "per_s": weight.per_s, "scope": "ip"}, "")
+
+
+def _over_time(profile):
+    client = profile.get("client_msg") or {}
+    counted = "subscribe, unsubscribe and login" if client.get("counts_ops") == "sub_unsub_login" else "all texts"
+    counted += ", pings and pongs" if client.get("counts_control_frames") else ""
+    strict = "in any such span; " if client.get("window_kind") == "rolling_strict" else ""
+    for window in client.get("windows") or ():
+        yield _window("over time", "messages we send", window, f"{strict}counts {counted}")
+    credits = client.get("credits")
+    if credits:
+        yield _row("over time", "credits", f"{credits['cost']:,} a subscribe of {credits['pool']:,}, {credits['refill_per_s']:,} more a second",
+                   f"{credits['pool'] * USE_PERCENT // 100:,}, {credits['refill_per_s'] * USE_PERCENT // 100:,} a second")
+    if not client.get("windows") and not credits:
+        yield _row("over time", "messages we send", None, None)
+    if client.get("pace_ms"):
+        yield _row("over time", "pause between two of them", None, f"{client['pace_ms']} ms", "ours")
+    if (profile.get("lifetime") or {}).get("max_s"):
+        yield _row("over time", "life of a connection", f"{profile['lifetime']['max_s']:,} s", None)
+
+
+def _window(kind, what, window, note):
+    scope = {"conn": "", None: ""}.get(window.get("scope"), f" ({window.get('scope')})")
+    return _row(kind, what + scope, f"{window['n']:,} in {window['per_s']:g} s", f"{max(1, window['n'] * USE_PERCENT // 100):,} in {window['per_s']:g} s", note)

@@ -22,6 +22,8 @@ VERBS = {
     "errors": ("shared", "Distinct errors with their counts"),
     "subs": ("query", "Subscriptions and their states"),
     "conns": ("query", "Connections and what they carry"),
+    "capacity": ("capacity", "Budgets of connections, addresses and workers: used and left"),
+    "plan": ("capacity", "What rebalancing would change, and why"),
     "readers": ("shared", "Attached readers and their lag"),
     "tail": ("tail", "Print records as they arrive"),
     "verify": ("verify", "Replay a recording through decoders and books"),

@@ -9,13 +9,16 @@ import urllib.parse
 import msgspec
 
 from feedhandler import control, venues
-from feedhandler.capacity import plan
+from feedhandler.capacity import headroom, plan
+from feedhandler.capacity.limits import Fill, Rules, item_of
+from feedhandler.capacity.load import Loads
 from feedhandler.capacity.profile import Profile, Window, merge, rest_window
 from feedhandler.venue import Channel, VenueError
 from feedhandler.supervisor import instruments
 
 REST_DEFAULT = Window(10, 1.0)   # where a venue documents no REST limit
 ATTEMPTS_DEFAULT = Window(100, 10.0)
+TRANSIT_S = 0.5   # attempts granted so far apart may reach the venue at once: name, TCP and TLS take their time
 
 
 class VenueHome:
@@ -37,7 +40,12 @@ class VenueHome:
             filter(None, map(rest_window, self.profiles.values())), REST_DEFAULT)
         self.listed = None           # [Instrument] once known
         self.problem = "its instrument list was not fetched yet"
-        self.first_data_s = None
+        self.first_data_s = None     # how long the first took, once there is one
+        self.deadline_s = table.first_data_s if table else None
+
+    def deadline(self, stream):
+        """Seconds to a stream's first data; 0: it may stay silent for ever, and no setting changes that."""
+        return self.deadline_s if self.deadline_s and stream.first_data_s else stream.first_data_s
 
     def connect_key(self, endpoint):
         return f"connect {self.name} {urllib.parse.urlsplit(self.urls[endpoint]).netloc}"
@@ -47,7 +55,9 @@ class VenueHome:
         return f"rest {self.name} {urllib.parse.urlsplit(self.rest_url).netloc}"
 
     def attempt_windows(self, endpoint):
-        return self.typed[endpoint].attempts or (ATTEMPTS_DEFAULT,)
+        """Of connection attempts, as they are granted: long enough that as they arrive they keep the venue's."""
+        windows = self.typed[endpoint].attempts or (ATTEMPTS_DEFAULT,)
+        return tuple(Window(window.n, window.per_s + TRANSIT_S) for window in windows)
 
 
 class Shards:
@@ -58,6 +68,7 @@ class Shards:
         names = list(dict.fromkeys(entry.venue for entry in config.subscribe))
         self.homes = {name: VenueHome(name, index, config.venues.get(name), folder, config) for index, name in enumerate(names)}
         self.master = None
+        self.loads = Loads()
         self.placement = plan.EMPTY
         self.assigns = {}            # worker → Assign
         self.generation = 0
@@ -84,7 +95,8 @@ class Shards:
 
     def _want(self, entry, home, instrument, wanted, details, problems):
         try:
-            id = self.master.add(home.name, home.index, instrument)
+            id = self.master.add(home.name, home.index, instrument, home.venue.price_digits_min.get(instrument.kind, 0),
+                                 home.venue.size_digits_min.get(instrument.kind, 0))
         except instruments.InstrumentError as error:
             problems.append(str(error))
             return
@@ -95,16 +107,15 @@ class Shards:
                 problems.append(str(error))
                 continue
             for line in range(entry.lines):
-                want = plan.Wanted(home.name, stream.endpoint, stream.wire, id, stream.symbol or instrument.symbol, line)
+                want = plan.Wanted(home.name, stream.endpoint, stream.wire, id, stream.symbol or instrument.symbol, line, stream.channel, instrument.kind)
                 wanted.setdefault(want.key, want)
                 details.setdefault(want.key, stream)
 
     def replan(self):
-        """Place everything wanted and renew the assigns. PlanError: it does not fit, and what was planned stays."""
+        """Place everything wanted and renew the assigns; what is placed stays where a limit does not force it.
+        PlanError: it does not fit, and what was planned stays."""
         wanted, details, problems = self.wanted()
-        profiles = {(home.name, endpoint): typed for home in self.homes.values() for endpoint, typed in home.typed.items()}
-        limits = plan.Limits(self.config.load.messages_per_s, self.config.load.streams_per_worker)
-        self.placement = plan.place(wanted, profiles, self.config.instance.workers, self.placement, limits)
+        self.placement = plan.plan(wanted, self.profiles(), self.loads, self.placement, self.settings(improve=False)).placement
         self.problems = problems
         self.generation += 1
         self.assigns = {worker: control.Assign(self.generation, [], []) for worker in range(self.config.instance.workers)}
@@ -115,6 +126,35 @@ class Shards:
             self.master.table.set_owner(id, worker)
             self.master.table.set_state(id, 2)  # SUBSCRIBED
 
+    def profiles(self):
+        return {(home.name, endpoint): typed for home in self.homes.values() for endpoint, typed in home.typed.items()}
+
+    def settings(self, improve):
+        load = self.config.load
+        return plan.Settings(self.config.instance.workers, (), load.messages_per_s, load.streams_per_worker, load.target_percent, improve=improve)
+
+    # -- what would be better, and what is used ------------------------------------------------------------------------
+
+    def proposal(self):
+        """The Plan that improves on the placement by what was learned since. Nothing is applied."""
+        wanted, _, _ = self.wanted()
+        unlisted = {name for name, home in self.homes.items() if home.listed is None}   # as after an adoption: theirs stay
+        wanted += [stream for connection in self.placement.connections if connection.venue in unlisted for stream in connection.streams]
+        return plan.plan(wanted, self.profiles(), self.loads, self.placement, self.settings(improve=True))
+
+    def headroom(self):
+        """Budgets of the placement as it is."""
+        profiles = self.profiles()
+        rules, fills = {key: Rules(profile) for key, profile in profiles.items()}, []
+        for connection in self.placement.connections:
+            place = connection.venue, connection.endpoint, connection.line
+            fills.append(Fill(connection.id, connection.worker, place, rules[place[:2]]))
+            for stream in connection.streams:
+                fills[-1].add(item_of(stream, rules[place[:2]], self.loads))
+        return headroom.budgets(fills, profiles, self.settings(improve=True))
+
+    # -- the plan as messages ------------------------------------------------------------------------------------------
+
     def _assign(self, connection, details):
         home, assign = self.homes[connection.venue], self.assigns[connection.worker]
         streams = []
@@ -122,7 +162,7 @@ class Shards:
             stream = details[want.key]
             id = self.stream_ids.setdefault(want.key, len(self.stream_ids) + 1)
             streams.append(control.StreamPlan(id, want.instrument, stream.endpoint, stream.wire, want.symbol, stream.channel,
-                                              stream.depth, stream.snapshot, stream.first_data_s))
+                                              stream.depth, stream.snapshot, home.deadline(stream)))
         assign.connections.append(control.ConnectionPlan(connection.id, connection.venue, connection.endpoint, home.urls[connection.endpoint],
                                                          streams, home.ca_file, home.profiles[connection.endpoint]))
         known = {row.id for row in assign.instruments}
@@ -162,7 +202,8 @@ class Shards:
             connections, workers = [], {}
             for worker, assign in self.assigns.items():
                 for connection in assign.connections:
-                    wants = [plan.Wanted(connection.venue, stream.endpoint, stream.wire, stream.instrument, stream.symbol, lines[stream.id])
+                    wants = [plan.Wanted(connection.venue, stream.endpoint, stream.wire, stream.instrument, stream.symbol, lines[stream.id],
+                                         stream.channel)
                              for stream in connection.streams]
                     workers.update((want.instrument, worker) for want in wants)
                     connections.append(plan.Connection(connection.id, worker, connection.venue, connection.endpoint, wants[0].line, wants))

@@ -11,9 +11,10 @@ import signal
 import time
 
 from feedhandler import __version__, control, instance
+from feedhandler.capacity.headroom import next_reached
 from feedhandler.capacity.plan import PlanError
 from feedhandler.config import resolved
-from feedhandler.supervisor import rest, tables
+from feedhandler.supervisor import learning, rest, tables
 from feedhandler.supervisor.crew import Crew
 from feedhandler.supervisor.instruments import Master
 from feedhandler.supervisor.ledger import Busy, Ledger, default_path
@@ -44,6 +45,7 @@ class Supervisor:
         self.shards = Shards(config, folder)
         self.crew = self.ledger = self.table = self.server = None
         self.rests = {}                  # venue → Rest
+        self.learner = None
         self.states = {}                 # stream id → StreamState
         self.sessions = {}               # connection id → (worker, SessionState)
         self.permit_queue = []           # (worker, WantPermit)
@@ -112,11 +114,16 @@ class Supervisor:
         self.shards.master = Master(self.table, tables.UNDEFINED)
         self._leave_worker_cpus()
         self._open_budgets()
+        self.shards.loads, said = learning.read(learning.path_of(self.name))
+        if said:
+            self.log("loads_damaged", reason=said)
+        self.learner = learning.Learner(self.shards.loads, self.config.instance.spin)
         self.crew = Crew(self, self.generation)
         self._restore(living)
         self.on_crew_changed(living)
         self.server = Server(instance.control_path(self.name), {
-            "status": self.status, "subs": self.subs, "conns": self.conns, "stop": self.stop, "ping": lambda arguments: os.getpid()}, self.log)
+            "status": self.status, "subs": self.subs, "conns": self.conns, "capacity": self.capacity,
+            "plan": self.plan, "stop": self.stop, "ping": lambda arguments: os.getpid()}, self.log)
         await self.server.start()
         lists = [] if self.planned else [self._task(self._list(home)) for home in self.shards.homes.values()]
         await self.crew.start(living)
@@ -126,6 +133,7 @@ class Supervisor:
                 self._check_reached()
             self._plan()
         self._task(self._permits())
+        self._task(self._learn())
 
     def _restore(self, living):
         """The plan of living workers, so that nothing of theirs is disturbed."""
@@ -174,6 +182,8 @@ class Supervisor:
             await self.server.close()
         for client in self.rests.values():
             await client.close()
+        if self.learner is not None:
+            self._save_loads()
         if self.crew is not None and remove:
             await self.crew.stop(DRAIN_S)
         if self.table is not None:
@@ -301,6 +311,8 @@ class Supervisor:
             self.sessions[session.id] = worker.number, session
         if message.full and worker.number in self.asked:
             self.asked.pop(worker.number).set_result(None)
+        if message.full and worker.counters is not None:
+            self.learner.heard(worker.number, worker.pid, message.streams, worker.counters.sessions(), self.shards.streams, self.shards.home_of)
         self._look_ready()
 
     def _on_exponentraised(self, worker, message):
@@ -322,6 +334,26 @@ class Supervisor:
 
     def _on_stopped(self, worker, message):
         self.log("worker_stopped", worker=worker.number)
+
+    # -- loads ---------------------------------------------------------------------------------------------------------
+
+    async def _learn(self):
+        """Ask for all states now and then; the answers are measurements."""
+        saved_s = time.monotonic()
+        while True:
+            await asyncio.sleep(learning.MEASURE_S)
+            for worker in self.crew.workers:
+                if worker.state == "UP":
+                    worker.say(control.Query())
+            if time.monotonic() - saved_s >= learning.SAVE_S:
+                saved_s = time.monotonic()
+                self._save_loads()
+
+    def _save_loads(self):
+        try:
+            learning.write(learning.path_of(self.name), self.shards.loads)
+        except OSError as error:
+            self.log("loads_not_saved", reason=str(error))
 
     # -- permits and snapshots -----------------------------------------------------------------------------------------
 
@@ -503,6 +535,43 @@ class Supervisor:
                          "streams": len(connection.streams), "streams_live": session.streams_live, "slots": profile.fill,
                          "opened_ns": session.opened_ns, "reconnects": session.reconnects, "close_code": session.close_code})
         return {"name": self.name, "connections": rows}
+
+    def capacity(self, arguments):
+        """Every budget of a connection, an address and a worker: what is used, what it is kept to."""
+        rows = self.shards.headroom()
+        return {"name": self.name, "budgets": [_budget_row(row) for row in rows], "next": _next(rows), "permits": self.ledger.document(),
+                "learned": sum(load.seconds > 0 for load in map(self.shards.loads.of, self._planned_streams())), "streams": len(self.shards.streams)}
+
+    def plan(self, arguments):
+        """What rebalancing would change, and the budgets before and after. Nothing is applied."""
+        if not self.planned:
+            raise ValueError("the first plan is not made yet: the venues' instrument lists are awaited; ask again in a moment")
+        before = self.shards.headroom()
+        try:
+            found = self.shards.proposal()
+        except PlanError as error:
+            raise ValueError("what is wanted does not fit: " + "; ".join(error.problems[:PROBLEM_MAX])) from None
+        return {"name": self.name, "moves": [_move_row(move) for move in found.moves], "problems": found.problems,
+                "before": [_budget_row(row) for row in before], "after": [_budget_row(row) for row in found.headroom],
+                "next": _next(found.headroom)}
+
+    def _planned_streams(self):
+        return (stream for connection in self.shards.placement.connections for stream in connection.streams)
+
+
+def _budget_row(row):
+    return row._asdict() | {"used": round(row.used, 4)}
+
+
+def _next(rows):
+    found = next_reached(rows)
+    return None if found is None else _budget_row(found)
+
+
+def _move_row(move):
+    return {"kind": move.kind, "from_worker": move.worker_from, "to_worker": move.worker_to, "reason": move.reason,
+            "streams": [{"venue": key[0], "endpoint": key[1], "wire": key[2], "line": key[3], "from": source or None, "to": target or None}
+                        for key, source, target in move.streams]}
 
 
 def _count(states):

@@ -102,21 +102,27 @@ cdef inline bint is_13_digits(const fh_json *cursor) noexcept nogil:
 cdef inline void note(Message *message, fh_json *cursor, int index) noexcept nogil:
     """Any value into its slot. A key that comes twice is malformed."""
     cdef Slot *slot = &message.slot[index]
-    cdef char first = fh_json_peek(cursor)
+    cdef char first = cursor.at[0]
     if message.seen & (<uint64_t>1 << index):
         fh_json_fail(cursor, FH_ERROR_MALFORMED)
         return
     message.seen |= <uint64_t>1 << index
-    slot.type = first
-    if first == c'"':
-        if index != c's' - c'A' and fh_json_decimal_usual(cursor, &slot.number):
+    if first == c'"':   # of another frame, if ours is cut off here: both calls know where it ends
+        if index != c's' - c'A' and fh_json_quoted_usual(cursor, &slot.number):
             slot.type = c'0'
         else:
+            slot.type = c'"'
             fh_json_string(cursor, &slot.text)
-    elif c'1' <= first <= c'9' and is_13_digits(cursor):
+        return
+    if c'1' <= first <= c'9' and is_13_digits(cursor):
         slot.type = c'1'
         slot.text.at = cursor.at
         cursor.at += 13
+        return
+    first = fh_json_peek(cursor)
+    slot.type = first
+    if first == c'"':
+        fh_json_string(cursor, &slot.text)
     elif first == c'-' or (c'0' <= first <= c'9'):
         slot.type = c'0'
         fh_json_decimal(cursor, &slot.number)
@@ -235,7 +241,11 @@ cdef inline int slot_settle(Slot *slot) noexcept nogil:
 
 
 cdef inline int slot_uint(Slot *slot, uint64_t *value) noexcept nogil:
-    cdef int error = slot_settle(slot)
+    cdef int error
+    if slot.type == c'1':
+        value[0] = fh_scan_digits16(slot.text.at, 13)
+        return FH_OK
+    error = slot_settle(slot)
     if error != FH_OK:
         return error
     if slot.number.flags != 0 or slot.number.digits != 0 or slot.number.mantissa < 0:

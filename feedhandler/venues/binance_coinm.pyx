@@ -21,7 +21,7 @@ from feedhandler.venues._binance import (
 SNAPSHOT_WEIGHTS = {50: 2, 100: 5, 500: 10, 1000: 20}  # limit -> weight, of 2,400 a minute and address
 
 PROFILES = {"coinm": binance_profile(
-    "coinm", "wss://dstream.binance.com/stream", confidence="assumed", sources=["S-BUSDM", "S-OBS"],
+    "coinm", "wss://dstream.binance.com/stream", confidence="assumed", sources=["developers.binance.com: COIN-M market streams, 2026-06-27 and 2026-07-26", "probes of 2026-09"],
     notes=["1,024 streams and 10 messages/s are quoted in the USD-M style; the COIN-M pages have no such numbers"],
     conn={"max_open": None, "attempts": []},
     client_msg={"windows": [{"n": 10, "per_s": 1, "scope": "conn"}], "counts_control_frames": True,
@@ -39,6 +39,7 @@ cdef class BinanceCoinm(Venue):
     urls = {endpoint: profile["url"]["primary"] for endpoint, profile in PROFILES.items()}
     rest_url = "https://dapi.binance.com"
     resync = "rest"
+    price_digits_min = {"perpetual": 8, "future": 8}  # markPriceUpdate: p and i, "11794.15000000" (mark price stream, as above)
 
     cdef int decode(self, const char *payload, size_t size, uint64_t ts_recv_ns, fh_batch *batch) noexcept nogil:
         return binance_decode(self.symbols, self.rows, BINANCE_COINM, payload, size, batch)

@@ -33,7 +33,7 @@ ABSENT = {
 }
 
 PROFILES = {"spot.json": binance_profile(
-    "spot.json", "wss://stream.binance.com:9443/stream", confidence="official", sources=["S-BSPOT", "S-NAUT", "S-LEAN"],
+    "spot.json", "wss://stream.binance.com:9443/stream", confidence="official", sources=["github.com/binance/binance-spot-api-docs at a5e0bc3, 2026-07-21"],
     conn={"max_open": None, "attempts": [{"n": 300, "per_s": 300, "scope": "ip"}]},
     client_msg={"windows": [{"n": 5, "per_s": 1, "scope": "conn"}], "counts_control_frames": True,
                 "window_kind": "rolling_strict", "pace_ms": 300,

@@ -22,7 +22,7 @@ from feedhandler.venues._binance import (
     binance_snapshot_request)
 
 SNAPSHOT_WEIGHTS = {50: 2, 100: 5, 500: 10, 1000: 20}  # limit -> weight, of 2,400 a minute and address
-SOURCES = ["S-BUSDM", "S-MAXT", "S-OBS", "S-NAUT"]
+SOURCES = ["developers.binance.com: USD-M market streams and change notice, 2026-06-27", "routes measured 2026-07-30, probes of 2026-09"]
 CLIENT_MSG = {"windows": [{"n": 10, "per_s": 1, "scope": "conn"}], "counts_control_frames": True,
               "window_kind": "rolling_strict", "pace_ms": 300, "over": "close 1008; IP ban"}
 # 1,024 streams are documented now, 200 were before and are what others still keep to: plan for 200.
@@ -64,6 +64,7 @@ cdef class BinanceUsdm(Venue):
     urls = {endpoint: profile["url"]["primary"] for endpoint, profile in PROFILES.items()}
     rest_url = "https://fapi.binance.com"
     resync = "rest"
+    price_digits_min = {"perpetual": 8, "future": 8}  # markPriceUpdate: p and i, "11794.15000000" (mark price stream, as above)
 
     cdef int decode(self, const char *payload, size_t size, uint64_t ts_recv_ns, fh_batch *batch) noexcept nogil:
         return binance_decode(self.symbols, self.rows, BINANCE_USDM, payload, size, batch)

@@ -375,6 +375,8 @@ cdef class Deribit(Venue):
     urls = {endpoint: profile["url"]["primary"] for endpoint, profile in PROFILES.items()}
     rest_url = "https://www.deribit.com"
     resync = "resubscribe"
+    # mark_price, index_price and estimated delivery prices have up to 8 digits, whatever the tick (recorded ticker messages of 2021).
+    price_digits_min = {"spot": 8, "perpetual": 8, "future": 8, "option": 8}
 
     # -- data plane ------------------------------------------------------------------------------------------
 

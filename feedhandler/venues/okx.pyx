@@ -17,8 +17,8 @@ computation on tickers, mark, index, funding, open interest and greeks, start of
 hosts behind these clocks differ: nothing here compares two of them.
 
 Units: sizes are base coins on spot and contracts on derivatives (multiplier = ctVal * ctMult). 24-hour sums
-(quote volume, open interest in USD) are rounded to the instrument's exponents and flagged INEXACT; they never
-raise an exponent. Funding rates have up to 16 digits and are rounded to 12, flagged INEXACT. Greeks are the
+(volume, open interest in USD) are rounded to the instrument's exponents and flagged INEXACT; they never raise an
+exponent. Funding rates have up to 16 digits and are rounded to 12, flagged INEXACT. Greeks are the
 Black-Scholes ones in USD, volatilities are fractions (0.5 is 50 %), NaN where the venue sent nothing.
 
 Continuity: a snapshot has prevSeqId -1; a change's prevSeqId is the last seqId. seqId equal to prevSeqId is a
@@ -268,6 +268,9 @@ cdef class Okx(Venue):
     urls = {endpoint: profile["url"]["primary"] for endpoint, profile in PROFILES.items()}
     rest_url = "https://www.okx.com"
     resync = "resubscribe"
+    # markPx and idxPx are finer than the tick (docs-v5: mark price channel, index tickers channel); an index is published on the spot
+    # instrument of its name.
+    price_digits_min = {"spot": 8, "perpetual": 8, "future": 8, "option": 8}
 
     # -- data plane ------------------------------------------------------------------------------------------
 
