@@ -199,8 +199,15 @@ class Link:
         self.worker.figures.error(action.code, self.index, f"{self.plan.venue} {self.plan.endpoint}: connection closed with "
                                                            f"{action.code} {action.reason}".rstrip())
         self.second_lines.clear()
+        before = {stream: self._gap_count(stream) for stream in action.streams}
         self.worker.publisher.session_lost(self.index, sorted({stream.plan.instrument for stream in action.streams}))
+        for stream, count in before.items():
+            if self._gap_count(stream) > count:
+                stream.gap_ns, stream.gap_reason = time.monotonic_ns(), f"connection closed with {action.code} {action.reason}".rstrip()
         self.worker.publisher.status(None, STATUS["SESSION_DOWN"], self.plan.id, action.code, session=self.index)
+
+    def _gap_count(self, stream):
+        return self.worker.publisher.stream_stats(stream.plan.instrument, stream.plan.channel)[2]
 
     def do_status(self, action):
         plan = action.stream.plan
