@@ -51,6 +51,10 @@ class Link:
 
     def tick(self, now):
         session = self.session
+        if session is not None and self.connection.state == "UP" and session.is_dead():
+            session.abort()
+            self.closed(session, 1006, "the socket was reset")
+            return
         heard_ns = now - max(0, time.time_ns() - session.frame_ns_last) if session is not None and session.frames else 0
         self.look_at_lines(now)
         self.tell(self.connection.tick, session.frames if session is not None else 0, heard_ns, now=now)
