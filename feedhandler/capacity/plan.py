@@ -103,7 +103,7 @@ def plan(streams, profiles, load=NoLoad, placement=EMPTY, settings=Settings()):
     if problems:
         raise PlanError(problems)
     found = attempt.placed()
-    for _ in range(SETTLE_MAX if attempt.denied else 0):
+    for _ in range(SETTLE_MAX if attempt.unsettled else 0):
         attempt, _ = _fitting(units, rules, found, settings, attempt.why)
         before, found = found, attempt.placed()
         if before == found:
@@ -174,15 +174,15 @@ def _fitting(units, rules, placement, settings, why={}):
     for venue, limit in most.items():
         capped = limit < settings.workers
         spread[venue] = min(limit, held[venue]) if capped and held[venue] else limit
-    fresh, denied = set(), False     # fresh: venues repacked from nothing, the last resort
+    fresh, tried = set(), False      # fresh: venues repacked from nothing, the last resort
     while True:
         attempt = _Attempt(units, rules, _without(placement, fresh), settings, spread, why)
         problems, venues = attempt.over()
         again = [venue for venue in venues if spread[venue] > 1 or venue not in fresh]
         if not again:
-            attempt.denied |= denied
+            attempt.unsettled |= attempt.denied or tried
             return attempt, problems
-        denied = True
+        tried = True
         for venue in again:
             if spread[venue] > 1:
                 spread[venue] = min(spread[venue], settings.workers) // 2
@@ -226,8 +226,9 @@ class _Attempt:
     def __init__(self, units, rules, placement, settings, spread, why):
         self.units, self.rules, self.placement, self.settings = units, rules, placement, settings
         self.usable = [worker for worker in range(settings.workers) if worker not in settings.drained]
+        self.unsettled = False   # whether the same again may find better
         self.why = dict(why)     # unit or key → why it moves
-        self.denied = False      # whether a connection that was wanted for comfort could not be opened
+        self.short = set()       # (venue, endpoint) where a connection wanted for comfort could not be opened
         self.cpu = dict.fromkeys(self.usable, 0)
         self.count = dict.fromkeys(self.usable, 0)
         self.home = {}           # unit → worker
@@ -381,10 +382,22 @@ class _Attempt:
             packs.append(pack)
             usable = pack.rules.profile.connections_usable
             self.spare[place[:2]] = self.spare.get(place[:2], 1 << 30 if usable is None else usable) - pack.claimed
+        for pack in packs:
+            pack.part()
+        for pack in packs:       # what others turned out not to need
+            pack.part()
         fills = []
         for pack in packs:
             fills += pack.pack()
         return sorted(fills, key=lambda fill: fill.id)
+
+    @property
+    def denied(self):
+        """Whether some group was denied a connection that another left over in the end."""
+        open_ = {}
+        for fill in self.fills if self.short else ():
+            open_[fill.place[:2]] = open_.get(fill.place[:2], 0) + 1
+        return any(open_.get(key, 0) < self.rules[key].profile.connections_usable for key in self.short)
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
@@ -460,6 +473,7 @@ class _Pack:
         self.keep(before)
         self.least = self.least_connections(items)         # that the other streams need
         self.claimed = max(self.least, len(self.fills))    # connections of the address counted as ours
+        self.heavies, self.parted = self.heavy(), None     # keys to set apart, and those that are
 
     def keep(self, before):
         """What fits where it is stays there."""
@@ -490,12 +504,18 @@ class _Pack:
             least = max(least, -(-sum(kind in item.kinds for item in items) // most))
         return least
 
+    def part(self):
+        """Set the heavy streams apart that are not yet, as far as the address may open connections, and claim for the others."""
+        if self.parted is None or len(self.parted) < len(self.heavies):
+            self.parted = set(self.heavies)
+            self.set_apart(self.parted)
+            if self.apart:
+                self.least = self.least_connections([item for item in self.items if item.key not in self.parted])
+                self.claim()
+
     def pack(self):
-        heavy = self.heavy()
-        self.set_apart(heavy)
-        if self.apart:
-            self.least = self.least_connections([item for item in self.items if item.key not in heavy])
-            self.claim()
+        """All connections, filled."""
+        heavy = self.parted
         self.split()
         total = sum([item.rate for item in self.items if item.key not in heavy])
         comfortable = -(-total * 100 // (self.target * FRESH_PERCENT)) if self.target else 0
@@ -504,7 +524,10 @@ class _Pack:
             self.open()
         waiting.sort(key=_heaviest)
         self.deal(waiting)
-        return [fill for fill in self.fills.values() if fill.items]
+        found = [fill for fill in self.fills.values() if fill.items]
+        if waiting and any(fill.rate > self.target and len(fill.items) > 1 for fill in found):
+            self.attempt.unsettled = True
+        return found
 
     @property
     def shared(self):
@@ -520,7 +543,7 @@ class _Pack:
         """Whether one more connection may be opened: hard limits ask for it, or the address has one to spare."""
         if (not apart and self.shared < self.least) or self.attempt.spare[self.place[:2]] > 0:
             return True
-        self.attempt.denied = True
+        self.attempt.short.add(self.place[:2])
         return False
 
     def open(self, apart=False):
@@ -556,6 +579,8 @@ class _Pack:
         home = {key: fill for fill in self.fills.values() for key in fill.items}
         for item in sorted((item for item in self.items if item.key in heavy), key=_heaviest):
             fill = home.get(item.key)
+            if fill is not None and fill.apart:
+                continue
             alone = fill is not None and len(fill.items) == 1
             if alone and (self.shared > self.least or self.may_open(apart=True)):
                 self.mark(fill, True)
