@@ -98,7 +98,7 @@ def plan(streams, profiles, load=NoLoad, placement=EMPTY, settings=Settings()):
     items, problems = _items(streams, rules, load)
     if problems:
         raise PlanError(problems)
-    units = _Units(items)
+    units = _Units(list(items.values()))
     attempt, problems = _fitting(units, rules, placement, settings)
     if problems:
         raise PlanError(problems)
@@ -108,7 +108,7 @@ def plan(streams, profiles, load=NoLoad, placement=EMPTY, settings=Settings()):
         before, found = found, attempt.placed()
         if before == found:
             break
-    moves = order.moves(placement, attempt.fills, {item.key: item for item in items}, rules, attempt.why, load)
+    moves = order.moves(placement, attempt.fills, items, rules, attempt.why, load)
     return Plan(found, moves, headroom.budgets(attempt.fills, profiles, settings), attempt.soft_problems())
 
 
@@ -125,24 +125,25 @@ def unit_instrument(unit):
 # -- streams as items ---------------------------------------------------------------------------------------------
 
 def _items(streams, rules, load):
-    """(items, problems): problems are what no placement can help."""
-    items, problems, seen, alone = [], [], set(), {}
+    """({key: Item}, problems): problems are what no placement can help."""
+    items, problems, alone = {}, [], {}
     for stream in streams:
         rule = rules.get((stream.venue, stream.endpoint))
         if rule is None:
             problems.append(f"{stream.venue} has no endpoint {stream.endpoint!r} for {stream.wire}")
             continue
         item = item_of(stream, rule, load)
-        if item.key in seen:
+        if item.key in items:
             problems.append(f"{stream.venue}/{stream.endpoint}: {stream.wire} is wanted twice on line {stream.line}")
-        seen.add(item.key)
+        items[item.key] = item
+        if rule.free:
+            continue
         if rule.profile.routing and not rule.profile.delivered(stream.wire):
             problems.append(f"{stream.venue}/{stream.endpoint} does not deliver {stream.wire}")
         if rule not in alone:
             alone[rule] = Fill(0, 0, item.place, rule)
         if not alone[rule].takes(item):
             problems.append(f"{stream.venue}/{stream.endpoint}: {stream.wire} alone is above the limits of a connection")
-        items.append(item)
     return items, problems
 
 
@@ -477,6 +478,9 @@ class _Pack:
 
     def keep(self, before):
         """What fits where it is stays there."""
+        if not before:
+            self.waiting = self.items
+            return
         for item in self.items:
             old = before.get(item.key)
             if old is None or old.worker != self.worker or (old.venue, old.endpoint, old.line) != self.place:
@@ -560,11 +564,12 @@ class _Pack:
 
     def heavy(self):
         """Keys of the streams to keep apart: measured, and many times the mean of all lighter ones of this worker's endpoint."""
-        floor = self.settings.heavy_messages_per_s * MILLI
+        floor, factor, found, others = self.settings.heavy_messages_per_s * MILLI, self.settings.heavy_factor, set(), len(self.items)
+        rest = sum([item.rate for item in self.items])
+        top = max([item.rate for item in self.items])
+        if others < 2 or top * 2 < floor or top * 2 * (others - 1) < factor * (rest - top):
+            return found
         ranked = sorted((item for item in self.items if item.known), key=_heaviest)
-        if len(self.items) < 2 or not ranked or ranked[0].rate < floor // 2:
-            return set()
-        factor, found, rest, others = self.settings.heavy_factor, set(), sum(item.rate for item in self.items), len(self.items)
         for item in ranked:
             if others < 2 or item.rate < floor or item.rate * (others - 1) < factor * (rest - item.rate):
                 break
