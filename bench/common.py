@@ -1,8 +1,12 @@
 """What every benchmark shares: rows of a table, paired medians, the machine."""
+import contextlib
 import dataclasses
 import os
+import pathlib
 import platform
+import shutil
 import statistics
+import tempfile
 import time
 
 REPEATS = 7  # a ratio is the median of at least seven pairs taken in turn
@@ -51,15 +55,45 @@ def ns_each(function, count, seconds=0.05):
     return statistics.median(samples)
 
 
+def two_cpus():
+    """Two CPUs this process may use; Unavailable when there is one."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise Unavailable("needs two CPUs, this process may use one")
+    return cpus[0], cpus[1]
+
+
+def may_fifo():
+    """Whether SCHED_FIFO is permitted."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+@contextlib.contextmanager
+def shared_directory():
+    """A directory in shared memory, gone afterwards."""
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="feedhandler-bench-", dir="/dev/shm"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
 def machine():
-    """One line: processor, cores, kernel, Python."""
+    """One line: processor, cores, kernel, Python, load."""
     model = "unknown processor"
     with open("/proc/cpuinfo") as lines:
         for line in lines:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}"
 
 
 def table(rows):

@@ -32,4 +32,4 @@ def prepared(venue, messages):
     symbols = sorted({s for m in messages for s in re.findall(rb'"(?:s|instId|instrument_name|symbol)":"([^"]+)"', m)})
     for index, symbol in enumerate(symbols):
         venue.add_instrument(index, symbol.decode(), -9, -9)
-    return [m for m in messages if not venue.inspect(m)["error"]]
+    return [m for m in messages if venue.inspect(m)["status"] > 0]

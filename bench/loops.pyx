@@ -7,6 +7,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from feedhandler._cext cimport *
 from feedhandler.venue cimport Venue
+from feedhandler.worker.publisher cimport Publisher
 
 cdef enum:
     EVENT_MAX = 8192
@@ -18,6 +19,20 @@ cdef inline uint64_t now() noexcept nogil:
     cdef timespec time
     clock_gettime(CLOCK_MONOTONIC, &time)
     return <uint64_t>time.tv_sec * 1000000000 + time.tv_nsec
+
+
+cdef class NullPublisher(Publisher):
+    """Takes frames and publishes nothing: what is left is receiving."""
+    cdef readonly uint64_t frame_total, byte_total
+
+    cdef int frame(self, Venue venue, uint32_t session, const char *payload, size_t size, uint64_t ts_recv_ns) noexcept nogil:
+        self.frame_total += 1
+        self.byte_total += size
+        self.control = 0
+        return 0
+
+    cdef void flush(self, uint64_t now_mono_ns) noexcept nogil:
+        pass
 
 
 cdef class Frames:
@@ -92,19 +107,21 @@ def decode_cold(Venue venue, Frames frames):
 
 
 def decode_book(Venue venue, Frames frames, int rounds, int level_max=20000):
-    """(ns a message, levels a message) of decoding depth frames and applying every level to a book."""
+    """(ns a message, levels a message) of decoding depth frames and applying every level to its instrument's book."""
     cdef fh_batch batch
-    cdef fh_book book
+    cdef fh_book *books = <fh_book *>calloc(venue.row_max, sizeof(fh_book))
+    cdef fh_book *book
     cdef int i, r, status
     cdef uint32_t e, c
     cdef uint64_t begin, end, levels = 0
     cdef fh_event *event
     cdef fh_change *change
-    if fh_batch_init(&batch, EVENT_MAX, CHANGE_MAX) != FH_OK or fh_book_init(&book, level_max) != FH_OK:
+    if books == NULL or fh_batch_init(&batch, EVENT_MAX, CHANGE_MAX) != FH_OK:
         raise MemoryError
     with nogil:
-        begin = now()
-        for r in range(rounds):
+        for r in range(-1, rounds):  # the first round fills the books, untimed
+            if r == 0:
+                begin, levels = now(), 0
             for i in range(frames.count):
                 fh_batch_clear(&batch)
                 status = venue.decode(frames.buffer + frames.at[i], frames.size[i], 1, &batch)
@@ -112,11 +129,80 @@ def decode_book(Venue venue, Frames frames, int rounds, int level_max=20000):
                     event = &batch.events[e]
                     if event.kind != FH_LEVEL:
                         continue
+                    book = &books[event.instrument]
+                    if book.bid.max == 0 and fh_book_init(book, level_max) != FH_OK:
+                        continue
                     for c in range(event.body.book.change_count):
                         change = &batch.changes[event.body.book.change_begin + c]
-                        fh_book_set(&book, change.side, change.price, change.size)
+                        fh_book_set(book, change.side, change.price, change.size)
                     levels += event.body.book.change_count
         end = now()
     fh_batch_free(&batch)
-    fh_book_free(&book)
+    for i in range(<int>venue.row_max):
+        if books[i].bid.max:
+            fh_book_free(&books[i])
+    free(books)
     return (end - begin) / (rounds * frames.count), levels / (rounds * frames.count)
+
+
+def operations(Venue venue, list messages):
+    """Every level change of the messages as (instrument, side, price, size), in order; a snapshot is ("clear", instrument) first."""
+    cdef fh_batch batch
+    cdef fh_event *event
+    cdef fh_change *change
+    cdef uint32_t e, c
+    found = []
+    if fh_batch_init(&batch, EVENT_MAX, CHANGE_MAX) != FH_OK:
+        raise MemoryError
+    for message in messages:
+        fh_batch_clear(&batch)
+        padded = message + bytes(64)
+        venue.decode(<const char *>padded, len(message), 1, &batch)
+        for e in range(batch.event_count):
+            event = &batch.events[e]
+            if event.kind != FH_LEVEL:
+                continue
+            if event.flags & FH_RESET:
+                found.append(("clear", event.instrument))
+            for c in range(event.body.book.change_count):
+                change = &batch.changes[event.body.book.change_begin + c]
+                found.append((event.instrument, change.side, change.price, change.size))
+    fh_batch_free(&batch)
+    return found
+
+
+def book_pass(list operations, int level_max, int rounds):
+    """(ns a level, digest) of applying operations of one instrument to an empty book, reading both best prices after each.
+
+    digest: the sum of the best bid and ask prices after every change of the last round."""
+    cdef int count = len(operations), i, r
+    cdef uint8_t *side = <uint8_t *>malloc(max(1, count))
+    cdef int64_t *price = <int64_t *>malloc(sizeof(int64_t) * max(1, count))
+    cdef int64_t *size = <int64_t *>malloc(sizeof(int64_t) * max(1, count))
+    cdef fh_book book
+    cdef const fh_level *best
+    cdef uint64_t begin, total = 0
+    cdef int64_t digest = 0
+    if fh_book_init(&book, level_max) != FH_OK:
+        raise MemoryError
+    for i, (_, s, p, z) in enumerate(operations):
+        side[i], price[i], size[i] = s, p, z
+    with nogil:
+        for r in range(rounds):
+            fh_book_clear(&book)
+            digest = 0
+            begin = now()
+            for i in range(count):
+                fh_book_set(&book, side[i], price[i], size[i])
+                best = fh_book_best(&book.bid)
+                if best != NULL:
+                    digest += best.price
+                best = fh_book_best(&book.ask)
+                if best != NULL:
+                    digest += best.price
+            total += now() - begin
+    fh_book_free(&book)
+    free(side)
+    free(price)
+    free(size)
+    return total / (rounds * count), digest

@@ -26,6 +26,9 @@ static inline bool scale(const fh_decimal *decimal, int exponent, int64_t *out, 
         *out = decimal->mantissa;
         return true;
     }
+    int dropped = decimal->digits + exponent;
+    if (FH_LIKELY(dropped > 0 && dropped <= FH_DIGITS_MAX && !decimal->flags && fh_decimal_drop_zeros(decimal->mantissa, dropped, out)))
+        return true;
     *out = fh_decimal_rescale(decimal, -exponent, flags);
     if (!(*flags & FH_INEXACT) || decimal->flags) return true;
     *wanted = fh_decimal_digits_needed(decimal);
@@ -42,7 +45,7 @@ static void want(fh_batch *batch, const fh_instrument *row, int price_digits, in
     batch->wanted_size_digits = (int8_t)size_digits;
 }
 
-int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
+int fh_batch_price_slow(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
 {
     uint16_t flags = 0;
     int wanted = 0;
@@ -54,7 +57,7 @@ int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, c
     return FH_OK;
 }
 
-int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
+int fh_batch_size_slow(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
 {
     uint16_t flags = 0;
     int wanted = 0;
@@ -78,6 +81,20 @@ static void scale_number(int64_t *value, int8_t *digits, int exponent, uint16_t 
     *flags |= gained;
 }
 
+/* The usual case of scale_number(): zeros join or go. False with nothing changed: take the general one. */
+static inline bool scale_usual(int64_t *value, int8_t *digits, int exponent)
+{
+    int64_t scaled;
+    int more = -exponent - *digits;
+    if (FH_LIKELY(more == 0)) return *value != FH_UNDEFINED;
+    if (*value < 0 || *digits & FH_CHANGE_CUT || more > FH_DIGITS_MAX || more < -FH_DIGITS_MAX) return false;
+    if (more > 0 ? __builtin_mul_overflow(*value, (int64_t)fh_power_of_ten[more], &scaled)
+                 : !fh_decimal_drop_zeros(*value, -more, &scaled)) return false;
+    *value = scaled;
+    *digits = (int8_t)-exponent;
+    return true;
+}
+
 int fh_batch_scale(fh_batch *batch, fh_event *event, const fh_instrument *row)
 {
     fh_change *change = &batch->changes[event->body.book.change_begin];
@@ -86,9 +103,9 @@ int fh_batch_scale(fh_batch *batch, fh_event *event, const fh_instrument *row)
     int price_wanted = 0, size_wanted = 0;
     for (; change < end; change++) {
         uint16_t flags = 0;
-        if (FH_UNLIKELY(change->price_digits != -price_exponent || change->price == FH_UNDEFINED))
+        if (FH_UNLIKELY(!scale_usual(&change->price, &change->price_digits, price_exponent)))
             scale_number(&change->price, &change->price_digits, price_exponent, &flags, &price_wanted);
-        if (FH_UNLIKELY(change->size_digits != -size_exponent || change->size == FH_UNDEFINED))
+        if (FH_UNLIKELY(!scale_usual(&change->size, &change->size_digits, size_exponent)))
             scale_number(&change->size, &change->size_digits, size_exponent, &flags, &size_wanted);
         change->flags |= (uint8_t)flags;
     }

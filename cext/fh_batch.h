@@ -126,8 +126,11 @@ static inline int fh_batch_change(fh_batch *batch, uint8_t side, const fh_decima
 /* Bring a parsed number to an instrument's exponent. FH_OK, FH_ERROR_DIGITS (batch->wanted_* say what it
  * needs), or with accept_inexact the flag in event->flags and FH_OK. A number that no exponent of up to
  * FH_DIGITS_MAX digits would hold is flagged at once: FH_ERROR_DIGITS is answered only where raising helps. */
-int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
-int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
+static inline int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
+static inline int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
+/* Their general form: a number written with more digits than the row has, or one that does not fit. */
+int fh_batch_price_slow(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
+int fh_batch_size_slow(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out);
 
 /* The same for the run of raw changes of a book event, each with its own flags; event->flags stay. wanted_* cover
  * the whole run. Scaling again changes nothing. */
@@ -140,5 +143,23 @@ int fh_batch_scale(fh_batch *batch, fh_event *event, const fh_instrument *row);
  * any of them is also json->error. */
 int fh_batch_levels(fh_batch *batch, fh_json *json, uint8_t side, int skip, int count_index);
 int fh_batch_levels_object(fh_batch *batch, fh_json *json, uint8_t side, const char *price_key, const char *size_key);
+
+static inline int fh_batch_price(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
+{
+    unsigned more = (unsigned)(-row->price_exponent - decimal->digits);
+    if (FH_UNLIKELY(decimal->flags || more > FH_DIGITS_MAX
+                    || __builtin_mul_overflow(decimal->mantissa, (int64_t)fh_power_of_ten[more], out)))
+        return fh_batch_price_slow(batch, event, row, decimal, out);
+    return FH_OK;
+}
+
+static inline int fh_batch_size(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *decimal, int64_t *out)
+{
+    unsigned more = (unsigned)(-row->size_exponent - decimal->digits);
+    if (FH_UNLIKELY(decimal->flags || more > FH_DIGITS_MAX
+                    || __builtin_mul_overflow(decimal->mantissa, (int64_t)fh_power_of_ten[more], out)))
+        return fh_batch_size_slow(batch, event, row, decimal, out);
+    return FH_OK;
+}
 
 #endif

@@ -157,24 +157,58 @@ static const fh_level *level_at(const fh_side_array *side, uint32_t depth)
     return depth < side->count ? &side->level[side->count - 1 - depth] : NULL;
 }
 
+/* Eight digits of a number below 10^8, the first in the lowest byte: split into 4 + 4, each into 2 + 2, each into 1 + 1, side by
+ * side. 10486 / 2^20 and 103 / 2^10 are a hundredth and a tenth, exact below 10,000 and 100. */
+static uint64_t eight_digits(uint32_t number)
+{
+    uint64_t fours = number / 10000 | (uint64_t)(number % 10000) << 32;
+    uint64_t hundreds = (fours * 10486 >> 20) & 0x7f0000007full;
+    uint64_t twos = hundreds | (fours - 100 * hundreds) << 16;
+    uint64_t tens = (twos * 103 >> 10) & 0xf000f000f000full;
+    return tens | (twos - 10 * tens) << 8;
+}
+
+#define TEXT_ZEROS 0x3030303030303030ull
+#define TEXT_ROOM 8 /* write_digits() may store as many bytes behind the text */
+
+/* The decimal text of a number; 0 is no text. Answers where it ends. */
+static char *write_digits(uint64_t number, char *at)
+{
+    bool more = number >= 100000000;
+    if (more) at = write_digits(number / 100000000, at);
+    uint64_t digits = eight_digits((uint32_t)(number % 100000000));
+    unsigned leading = more ? 0 : digits ? (unsigned)__builtin_ctzll(digits) / 8 : 8;
+    digits = (digits | TEXT_ZEROS) >> (leading & 7) * 8;
+    memcpy(at, &digits, sizeof digits);
+    return at + 8 - leading;
+}
+
+/* Without the digits that were added behind those sent; an impossible rest stays, and the checksum says so. */
+static char *kraken_number(int64_t number, int added, char *at)
+{
+    int64_t sent = number;
+    if (number < 0) return at;
+    if (added && !fh_decimal_drop_zeros(number, added, &sent)) sent = number;
+    return write_digits((uint64_t)sent, at);
+}
+
 /* Text of the top 10 of a side as Kraken hashes it: digits as sent, without dot and leading zeros. */
-static char *kraken_side(const fh_side_array *side, char *at)
+static char *kraken_side(const fh_side_array *side, int price_added, int size_added, char *at)
 {
     for (uint32_t depth = 0; depth < KRAKEN_DEPTH; depth++) {
         const fh_level *level = level_at(side, depth);
         if (!level) break;
-        if (level->price) at += fh_decimal_format(level->price, 0, at);
-        if (level->size) at += fh_decimal_format(level->size, 0, at);
+        at = kraken_number(level->price, price_added, at);
+        at = kraken_number(level->size, size_added, at);
     }
     return at;
 }
 
-uint32_t fh_book_crc_kraken(const fh_book *book, int price_digits, int size_digits)
+uint32_t fh_book_crc_kraken(const fh_book *book, int price_added, int size_added)
 {
-    char text[2 * KRAKEN_DEPTH * 2 * NUMBER_SIZE_MAX];
-    (void)price_digits; /* a mantissa already holds every digit sent */
-    (void)size_digits;
-    char *end = kraken_side(&book->bid, kraken_side(&book->ask, text));
+    char text[2 * KRAKEN_DEPTH * 2 * NUMBER_SIZE_MAX + TEXT_ROOM];
+    char *end = kraken_side(&book->ask, price_added, size_added, text);
+    end = kraken_side(&book->bid, price_added, size_added, end);
     return fh_crc32(text, (size_t)(end - text));
 }
 

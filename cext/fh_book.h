@@ -59,8 +59,9 @@ static inline const fh_level *fh_book_best(const fh_side_array *side)
     return side->count ? &side->level[side->count - 1] : NULL;
 }
 
-/* CRC32 (IEEE, as zlib) checksums of venues, over a book whose mantissas stand at price_digits/size_digits. */
-uint32_t fh_book_crc_kraken(const fh_book *book, int price_digits, int size_digits); /* top 10, digits as sent */
+/* CRC32 (IEEE, as zlib) checksums of venues. Kraken: top 10, digits as sent; *_added: digits (0 to 18) that the mantissas have beyond
+ * those, all of them 0. OKX: over mantissas at price_digits/size_digits. */
+uint32_t fh_book_crc_kraken(const fh_book *book, int price_added, int size_added);
 uint32_t fh_book_crc_okx(const fh_book *book, int price_digits, int size_digits);    /* top 25, canonical text; compare as u32 */
 
 #endif

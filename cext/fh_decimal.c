@@ -8,6 +8,19 @@ const uint64_t fh_power_of_ten[20] = {
     100000000000000000u, 1000000000000000000u, 10000000000000000000u
 };
 
+const uint64_t fh_inverse_of_five[19] = {
+    0x1u, 0xcccccccccccccccdu, 0x8f5c28f5c28f5c29u, 0x1cac083126e978d5u, 0xd288ce703afb7e91u, 0x5d4e8fb00bcbe61du,
+    0x790fb65668c26139u, 0xe5032477ae8d46a5u, 0xc767074b22e90e21u, 0x8e47ce423a2e9c6du, 0x4fa7f60d3ed61f49u,
+    0xfee64690c913975u, 0x3662e0e1cf503eb1u, 0xa47a2cf9f6433fbdu, 0x54186f653140a659u, 0x7738164770402145u,
+    0xe4a4d1417cd9a041u, 0xc75429d9e5c5200du, 0xc1773b91fac10669u
+};
+
+const uint64_t fh_quotient_max[19] = {
+    18446744073709551615u, 1844674407370955161u, 184467440737095516u, 18446744073709551u, 1844674407370955u,
+    184467440737095u, 18446744073709u, 1844674407370u, 184467440737u, 18446744073u, 1844674407u, 184467440u,
+    18446744u, 1844674u, 184467u, 18446u, 1844u, 184u, 18u
+};
+
 #define EXPONENT_MAX 1000000000000 /* clamp: longer than any text that fits in memory */
 
 /* A number while it is read: mantissa * 10^-digits, and what was cut off. */
@@ -141,6 +154,15 @@ int fh_decimal_digits_needed(const fh_decimal *decimal)
         digits--;
     }
     return digits;
+}
+
+double fh_decimal_double(const fh_decimal *decimal)
+{
+    if (decimal->digits < 0 || decimal->flags & FH_OVERFLOW) return __builtin_nan("");
+    long double value = decimal->mantissa; /* 64 bits of mantissa on x86: exact, as is every power of ten to 10^27 */
+    int digits = decimal->digits;
+    for (; digits > FH_DIGITS_MAX; digits -= FH_DIGITS_MAX) value /= fh_power_of_ten[FH_DIGITS_MAX];
+    return (double)(value / fh_power_of_ten[digits]);
 }
 
 size_t fh_decimal_format(int64_t mantissa, int digits, char *buffer)

@@ -6,6 +6,7 @@
  * (mantissa FH_UNDEFINED). Pure functions, no state. */
 #ifndef FH_DECIMAL_H
 #define FH_DECIMAL_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "fh_error.h"
@@ -33,8 +34,27 @@ int fh_decimal_parse(const char *text, size_t size, fh_decimal *decimal);
  * these digits stays cut off, not rounded. */
 int64_t fh_decimal_rescale(const fh_decimal *decimal, int digits, uint16_t *flags);
 
+/* Inverses of 5^0 to 5^18 modulo 2^64. */
+extern const uint64_t fh_inverse_of_five[19];
+/* UINT64_MAX / 10^0 to 10^18. */
+extern const uint64_t fh_quotient_max[19];
+
+/* mantissa / 10^count (0 to 18) where that leaves no rest. False: a digit other than 0 would go, or the number is negative. Without a
+ * division: times the inverse of 5^count, turned right by count bits, is the quotient where there is no rest and above every quotient
+ * where there is one. Venues that write eight decimals whatever the tick ("2683.80000000") pass here four times a message. */
+static inline bool fh_decimal_drop_zeros(int64_t mantissa, int count, int64_t *out)
+{
+    uint64_t product = (uint64_t)mantissa * fh_inverse_of_five[count];
+    uint64_t quotient = product >> count | product << (-count & 63);
+    *out = (int64_t)quotient;
+    return mantissa >= 0 && quotient <= fh_quotient_max[count];
+}
+
 /* Fewest fraction digits that hold decimal exactly: trailing zeros do not count. */
 int fh_decimal_digits_needed(const fh_decimal *decimal);
+
+/* Nearest double; NaN of an overflow or of a number that is absent (digits below 0). For statistics, never for prices. */
+double fh_decimal_double(const fh_decimal *decimal);
 
 /* Text of mantissa * 10^-digits as a canonical decimal (no exponent, no trailing zeros, no trailing
  * point). buffer holds at least 48 bytes; answers the size, without a NUL. */

@@ -248,12 +248,17 @@ static bool date_is_real(unsigned year, unsigned month, unsigned day)
     return month >= 1 && month <= 12 && day >= 1 && day <= days[month] + (unsigned)(leap && month == 2);
 }
 
-/* Whether text has a digit wherever the pattern has a 0, and the pattern's byte elsewhere. */
-static bool has_form(const char *text, const char *pattern)
+#define EACH_BYTE(byte) (0x0101010101010101ull * (byte))
+
+/* Whether the first `size` (1 to 8) bytes of text are a digit wherever the pattern has a 0, and the pattern's byte elsewhere. Against the
+ * pattern a digit becomes 0 to 9, which 0x76 more leaves below 0x80, and an equal byte 0. */
+static inline bool has_form(const char *text, const char *pattern, unsigned size)
 {
-    for (; *pattern; text++, pattern++)
-        if (*pattern == '0' ? (unsigned char)(*text - '0') > 9 : *text != *pattern) return false;
-    return true;
+    uint64_t used = size == 8 ? ~(uint64_t)0 : ((uint64_t)1 << 8 * size) - 1;
+    uint64_t form = fh_load_u64(pattern), rest = (fh_load_u64(text) ^ form) & used, apart = 0;
+    for (unsigned index = 0; index < size; index++)
+        if (pattern[index] != '0') apart |= (uint64_t)0xff << 8 * index;
+    return (((rest + EACH_BYTE(0x76)) | rest) & EACH_BYTE(0x80)) == 0 && (rest & apart) == 0;
 }
 
 static unsigned two_digits(const char *at) { return (unsigned)(at[0] - '0') * 10 + (unsigned)(at[1] - '0'); }
@@ -263,12 +268,10 @@ static bool fraction_ns(const char *at, size_t size, uint64_t *ns)
 {
     *ns = 0;
     if (size == 1) return *at == 'Z';
+    unsigned whole, end;
     if (size < 3 || size > 11 || *at != '.' || at[size - 1] != 'Z') return false;
-    for (size_t index = 1; index < 10; index++) {
-        unsigned digit = index < size - 1 ? (unsigned char)(at[index] - '0') : 0;
-        if (digit > 9) return false;
-        *ns = *ns * 10 + digit;
-    }
+    if (!fh_scan_number(at + 1, &whole, &end) || whole != size - 2) return false;
+    *ns = fh_scan_digits16(at + 1, whole) * fh_power_of_ten[9 - whole];
     return true;
 }
 
@@ -278,7 +281,8 @@ bool fh_json_time_iso(fh_json *json, uint64_t *ns)
     uint64_t fraction;
     if (!fh_json_string(json, &text)) return false;
     const char *at = text.at;
-    if (text.size < 20 || !has_form(at, "0000-00-00T00:00:00") || !fraction_ns(at + 19, text.size - 19, &fraction))
+    if (text.size < 20 || !has_form(at, "0000-00-", 8) || !has_form(at + 8, "00T00:00", 8) || !has_form(at + 16, ":00\0\0\0\0", 3)
+         || !fraction_ns(at + 19, text.size - 19, &fraction))
         return malformed(json);
     unsigned year = two_digits(at) * 100 + two_digits(at + 2), month = two_digits(at + 5), day = two_digits(at + 8);
     unsigned hour = two_digits(at + 11), minute = two_digits(at + 14), second = two_digits(at + 17);

@@ -62,6 +62,7 @@ static inline char fh_json_peek(fh_json *json);              /* first byte of th
 static inline bool fh_json_string(fh_json *json, fh_text *text);
 static inline bool fh_json_decimal(fh_json *json, fh_decimal *decimal);   /* bare or quoted number */
 static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal); /* only the usual shape; else false, nothing consumed, no error */
+static inline bool fh_json_quoted_usual(fh_json *json, fh_decimal *decimal);  /* the same of a quoted number alone; the caller saw the quote */
 static inline bool fh_json_uint(fh_json *json, uint64_t *value);  /* bare or quoted integer; FH_ERROR_RANGE: sign, fraction, exponent, above 2^64 - 1 */
 bool   fh_json_int(fh_json *json, int64_t *value);           /* the same with a sign */
 bool   fh_json_bool(fh_json *json, bool *value);
@@ -108,25 +109,34 @@ static inline bool fh_json_leave(fh_json *json)
     return false;
 }
 
+#define FH_JSON_LETTER_KEY (0x3a220022u) /* '"', a byte not looked at, '"', ':' */
+
 static inline bool fh_json_key(fh_json *json, fh_key *key)
 {
     const char *at = json->at;
-    unsigned size = 1;
+    unsigned size;
     if (*at == '}' && at < json->end) return fh_json_leave(json);
     if (!json->first) {
         if (FH_UNLIKELY(*at != ',')) return fh_json_key_slow(json, key);
         at++;
         FH_BRANCH(at);
     }
-    if (FH_UNLIKELY(*at++ != '"')) return fh_json_key_slow(json, key);
-    /* A letter is a whole key at many venues, and where the next token starts is then known without a look. */
-    bool letter = at[1] == '"' && (unsigned char)((*at | 0x20) - 'a') < 26;
-    if (!letter && FH_UNLIKELY(!fh_scan_string(at, &size))) return fh_json_key_slow(json, key);
-    key->at = at;
-    key->size = size;
+    uint64_t word = fh_load_u64(at);
+    key->at = at + 1;
     key->escaped = false;
-    at += size + 2;
-    if (letter) FH_BRANCH(at);
+    /* A letter is a whole key at many venues, and where the next token starts is then known without a look. */
+    if ((word & 0xffff00ff) == FH_JSON_LETTER_KEY && (unsigned char)((at[1] | 0x20) - 'a') < 26) {
+        key->size = 1;
+        at += 4;
+        FH_BRANCH(at);
+        if (FH_UNLIKELY(at > json->end)) return fh_json_key_slow(json, key);
+        json->at = at;
+        json->first = false;
+        return true;
+    }
+    if (FH_UNLIKELY((char)word != '"' || !fh_scan_string(at + 1, &size))) return fh_json_key_slow(json, key);
+    key->size = size;
+    at += size + 3;
     if (FH_UNLIKELY(at[-1] != ':' || at > json->end)) return fh_json_key_slow(json, key);
     json->at = at;
     json->first = false;
@@ -158,7 +168,7 @@ static inline bool fh_json_string(fh_json *json, fh_text *text)
 {
     const char *at = json->at + 1;
     unsigned size;
-    if (FH_UNLIKELY(at[-1] != '"' || !fh_scan_string(at, &size) || at + size + 1 > json->end))
+    if (FH_UNLIKELY(at[-1] != '"' || !fh_scan_string32(at, &size) || at + size + 1 > json->end))
         return fh_json_string_slow(json, text);
     text->at = at;
     text->size = size;
@@ -197,6 +207,18 @@ static inline bool fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
     if (FH_UNLIKELY(!fh_json_number(json, &at, &whole, &size, &next) || !fh_scan_decimal(at, whole, size, decimal)))
         return false;
     json->at = next;
+    return true;
+}
+
+/* The same where the quote has been seen. */
+static inline bool fh_json_quoted_usual(fh_json *json, fh_decimal *decimal)
+{
+    const char *at = json->at + 1;
+    unsigned whole, size;
+    if (FH_UNLIKELY(!fh_scan_number(at, &whole, &size) || at[size] != '"' || at + size >= json->end
+                    || !fh_scan_decimal(at, whole, size, decimal)))
+        return false;
+    json->at = at + size + 1;
     return true;
 }
 

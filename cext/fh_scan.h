@@ -46,6 +46,16 @@ static inline uint64_t fh_scan_digits8(const char *at, unsigned size)
     return ((word & 0x0000ffff0000ffffull) * 42949672960001ull) >> 32;
 }
 
+/* The same of size digits (1 to 8) with a dot behind the first `whole` of them (fewer than size): the bytes behind it close up. */
+static inline uint64_t fh_scan_dotted8(const char *at, unsigned whole, unsigned size)
+{
+    uint64_t before = ((uint64_t)1 << 8 * whole) - 1;
+    uint64_t word = ((fh_load_u64(at) & before) | (fh_load_u64(at + 1) & ~before)) << (64 - 8 * size);
+    word = ((word & 0x0f0f0f0f0f0f0f0full) * 2561) >> 8;
+    word = ((word & 0x00ff00ff00ff00ffull) * 6553601) >> 16;
+    return ((word & 0x0000ffff0000ffffull) * 42949672960001ull) >> 32;
+}
+
 /* The same for 1 to 16 digits. */
 static inline uint64_t fh_scan_digits16(const char *at, unsigned size)
 {
@@ -100,6 +110,19 @@ static inline unsigned fh_scan_special(const char *at)
 static inline bool fh_scan_string(const char *at, unsigned *size)
 {
     uint32_t odd, quotes = fh_scan_quotes(at, &odd);
+    if (FH_UNLIKELY(!quotes || (odd & (quotes ^ (quotes - 1))))) return false;
+    *size = (unsigned)__builtin_ctz(quotes);
+    return true;
+}
+
+/* The same within 32 bytes. */
+static inline bool fh_scan_string32(const char *at, unsigned *size)
+{
+    uint32_t odd, more, quotes = fh_scan_quotes(at, &odd);
+    if (FH_UNLIKELY(!quotes)) {
+        quotes = fh_scan_quotes(at + 16, &more) << 16;
+        odd |= more << 16;
+    }
     if (FH_UNLIKELY(!quotes || (odd & (quotes ^ (quotes - 1))))) return false;
     *size = (unsigned)__builtin_ctz(quotes);
     return true;
@@ -162,15 +185,28 @@ static inline bool fh_scan_string(const char *at, unsigned *size)
     return *size < 16 && at[*size] == '"';
 }
 
+static inline bool fh_scan_string32(const char *at, unsigned *size)
+{
+    *size = fh_scan_special(at);
+    if (*size == 16) *size += fh_scan_special(at + 16);
+    return *size < 32 && at[*size] == '"';
+}
+
 #endif
 
 /* The decimal that fh_scan_number() saw. False (take the slow path) with more than 18 digits or a leading zero. */
 static inline bool fh_scan_decimal(const char *at, unsigned whole, unsigned size, fh_decimal *decimal)
 {
     unsigned fraction = size > whole ? size - whole - 1 : 0;
-    if (FH_UNLIKELY(whole + fraction > FH_DIGITS_MAX || (*at == '0' && whole > 1))) return false;
-    uint64_t mantissa = fh_scan_digits16(at, whole);
-    if (fraction) mantissa = mantissa * fh_power_of_ten[fraction] + fh_scan_digits16(at + whole + 1, fraction);
+    uint64_t mantissa;
+    if (FH_UNLIKELY(*at == '0' && whole > 1)) return false;
+    if (FH_LIKELY(fraction && whole + fraction <= 8)) {
+        mantissa = fh_scan_dotted8(at, whole, whole + fraction);
+    } else {
+        if (FH_UNLIKELY(whole + fraction > FH_DIGITS_MAX)) return false;
+        mantissa = fh_scan_digits16(at, whole);
+        if (fraction) mantissa = mantissa * fh_power_of_ten[fraction] + fh_scan_digits16(at + whole + 1, fraction);
+    }
     decimal->mantissa = (int64_t)mantissa;
     decimal->digits = (int16_t)fraction;
     decimal->flags = 0;

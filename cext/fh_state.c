@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fh_state.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include "fh_file.h"
 
 #define FH_TABLE_HEAD 4096u
@@ -40,6 +44,28 @@ int fh_table_open(fh_table *table, int dir_fd, const char *name, uint64_t magic,
     table->file = (fh_file *)map;
     table->rows = (char *)map + FH_TABLE_HEAD;
     table->row_max = file->row_max;
+    return FH_OK;
+}
+
+int fh_readers_open(fh_table *table, int dir_fd)
+{
+    struct stat status;
+    table->file = NULL;
+    table->size = FH_TABLE_HEAD + FH_READER_MAX * sizeof(fh_reader_slot);
+    table->fd = openat(dir_fd, "readers", O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (table->fd < 0)
+        return FH_ERROR_SYSTEM;
+    void *map = MAP_FAILED;
+    if (fstat(table->fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size == (off_t)table->size)
+        map = mmap(NULL, table->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, table->fd, 0);
+    if (map == MAP_FAILED) {
+        fh_file_close(table->fd, NULL, 0);
+        table->fd = -1;
+        return FH_ERROR_MALFORMED;
+    }
+    table->file = (fh_file *)map;
+    table->rows = (char *)map + FH_TABLE_HEAD;
+    table->row_max = FH_READER_MAX;
     return FH_OK;
 }
 

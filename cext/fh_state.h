@@ -14,6 +14,8 @@ typedef struct fh_table { fh_file *file; char *rows; uint32_t row_max; uint64_t 
 /* Create `state`, `instruments` or `readers` with row_max rows, or map one read-write. Errors as fh_file_create() and
  * fh_file_open(); FH_ERROR_RANGE: no rows, more than 2^20, or a row size that is not a multiple of a cache line. */
 int fh_table_create(fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size, uint32_t row_max, uint64_t generation);
+/* Map `readers` whatever its head says: readers may write it, and none of them may keep a worker from starting. */
+int fh_readers_open(fh_table *table, int dir_fd);
 int fh_table_open(fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size);
 void fh_table_close(fh_table *table);
 

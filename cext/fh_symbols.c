@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fh_symbols.h"
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include "fh_error.h"
@@ -40,30 +41,57 @@ void fh_symbols_free(fh_symbols *symbols)
     free(symbols);
 }
 
-/* Reads size bytes and no more: 8 at a time, the last 8 overlapping those before. */
-static uint32_t hash_of(const char *text, size_t size)
+/* A symbol below 8 bytes as one word; never more than size bytes are read: two halves that overlap, or one byte after another. */
+static inline uint64_t short_word(const char *text, size_t size)
 {
-    uint64_t hash = size * 0x9e3779b97f4a7c15ull, word = 0;
+    uint32_t low = 0, high = 0;
+    if (size >= 4) {
+        memcpy(&low, text, 4);
+        memcpy(&high, text + size - 4, 4);
+    } else {
+        for (size_t index = 0; index < size; index++) low = low << 8 | (unsigned char)text[index];
+    }
+    return (uint64_t)high << 32 | low;
+}
+
+/* 8 bytes from index, or the last 8: they overlap those before. */
+static inline uint64_t long_word(const char *text, size_t size, size_t index)
+{
+    uint64_t word;
+    memcpy(&word, text + (index + 8 <= size ? index : size - 8), 8);
+    return word;
+}
+
+static inline uint32_t hash_of(const char *text, size_t size)
+{
+    uint64_t hash = size * 0x9e3779b97f4a7c15ull;
     if (size < 8) {
-        for (size_t index = 0; index < size; index++) word = word << 8 | (unsigned char)text[index];
-        hash = (hash ^ word) * 0xff51afd7ed558ccdull;
+        hash = (hash ^ short_word(text, size)) * 0xff51afd7ed558ccdull;
     } else {
         for (size_t index = 0; index < size; index += 8) {
-            memcpy(&word, text + (index + 8 <= size ? index : size - 8), 8);
-            hash = (hash ^ word) * 0xff51afd7ed558ccdull;
+            hash = (hash ^ long_word(text, size, index)) * 0xff51afd7ed558ccdull;
             hash ^= hash >> 32;
         }
     }
     return (uint32_t)(hash >> 32);
 }
 
+static inline bool same(const char *one, const char *other, size_t size)
+{
+    if (size < 8) return short_word(one, size) == short_word(other, size);
+    uint64_t difference = 0;
+    for (size_t index = 0; index < size; index += 8)
+        difference |= long_word(one, size, index) ^ long_word(other, size, index);
+    return difference == 0;
+}
+
 /* The symbol's entry, or the empty one it would take: at half load there is always an empty one. */
-static entry *find(const fh_symbols *symbols, const char *text, size_t size, uint32_t hash)
+static inline entry *find(const fh_symbols *symbols, const char *text, size_t size, uint32_t hash)
 {
     for (uint32_t index = hash & symbols->mask;; index = (index + 1) & symbols->mask) {
         entry *at = &symbols->entries[index];
         if (at->size == 0) return at;
-        if (at->hash == hash && at->size == size && memcmp(at->text, text, size) == 0) return at;
+        if (at->hash == hash && at->size == size && same(at->text, text, size)) return at;
     }
 }
 

@@ -8,9 +8,12 @@
 __version__ = "0.1.0"
 
 
+KINDS = ("TRADE", "QUOTE", "TOUCH", "LEVEL", "MARK", "INDEX", "FUNDING", "OPEN_INTEREST", "LIQUIDATION", "CANDLE", "TICKER", "GREEKS", "STATUS")
+
+
 def __getattr__(name):
     # Loaded on first use: workers and the command line import this package and need no numpy.
-    if name in ("attach", "Feed", "FeedError"):
+    if name in ("attach", "Feed", "FeedError", *KINDS):
         from feedhandler import reader
         return getattr(reader, name)
     raise AttributeError(f"module 'feedhandler' has no attribute {name!r}")

@@ -10,10 +10,12 @@ cdef extern from "include/feedhandler.h" nogil:
     uint64_t FH_SLOT_SIZE
     uint64_t FH_CLAIM_BLOCK
     int64_t FH_UNDEFINED
+    uint32_t FH_CANDLE_CLOSED
     uint32_t FH_INSTRUMENT_NONE
     int FH_BOOK_TOP
     int FH_RING_MAX
     int FH_READER_MAX
+    uint32_t FH_LOOK_POLLS
     enum:
         FH_CONTINUATION, FH_TRADE, FH_QUOTE, FH_TOUCH, FH_LEVEL, FH_MARK, FH_INDEX, FH_FUNDING
         FH_OPEN_INTEREST, FH_LIQUIDATION, FH_CANDLE, FH_TICKER, FH_GREEKS, FH_STATUS
@@ -220,6 +222,7 @@ cdef extern from "include/feedhandler_feed.h" nogil:
         fh_reader_slot *slot
         uint32_t ring_count
         uint32_t turn
+        uint32_t polls
         fh_ring_reader ring[256]
     ctypedef struct fh_feed_news:
         size_t count
@@ -249,6 +252,7 @@ cdef extern from "fh_decimal.h" nogil:
         uint16_t flags
     int fh_decimal_parse(const char *text, size_t size, fh_decimal *decimal)
     int64_t fh_decimal_rescale(const fh_decimal *decimal, int digits, uint16_t *flags)
+    double fh_decimal_double(const fh_decimal *decimal)
     int fh_decimal_digits_needed(const fh_decimal *decimal)
     size_t fh_decimal_format(int64_t mantissa, int digits, char *buffer)
 
@@ -279,6 +283,7 @@ cdef extern from "fh_json.h" nogil:
     bool_t fh_json_string(fh_json *json, fh_text *text)
     bool_t fh_json_decimal(fh_json *json, fh_decimal *decimal)
     bool_t fh_json_decimal_usual(fh_json *json, fh_decimal *decimal)
+    bool_t fh_json_quoted_usual(fh_json *json, fh_decimal *decimal)
     bool_t fh_json_uint(fh_json *json, uint64_t *value)
     bool_t fh_json_int(fh_json *json, int64_t *value)
     bool_t fh_json_bool(fh_json *json, bool_t *value)
@@ -382,7 +387,7 @@ cdef extern from "fh_book.h" nogil:
     void fh_book_truncate(fh_book *book, uint32_t depth)
     bool_t fh_book_rescale(fh_book *book, int price_power, int size_power)
     const fh_level *fh_book_best(const fh_side_array *side)
-    uint32_t fh_book_crc_kraken(const fh_book *book, int price_digits, int size_digits)
+    uint32_t fh_book_crc_kraken(const fh_book *book, int price_added, int size_added)
     uint32_t fh_book_crc_okx(const fh_book *book, int price_digits, int size_digits)
 
 cdef extern from "fh_symbols.h" nogil:
@@ -421,6 +426,7 @@ cdef extern from "fh_state.h" nogil:
         uint64_t size
         int fd
     int fh_table_create(fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size, uint32_t row_max, uint64_t generation)
+    int fh_readers_open(fh_table *table, int dir_fd)
     int fh_table_open(fh_table *table, int dir_fd, const char *name, uint64_t magic, uint32_t row_size)
     void fh_table_close(fh_table *table)
     void fh_state_put_l1(fh_state_row *row, const fh_state_l1 *value)

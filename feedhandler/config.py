@@ -75,7 +75,7 @@ class RingTable(_Table):
 
 
 class BooksTable(_Table):
-    levels: int = setting(1000, "Levels kept a side of a book.", "10 to 10,000", ge=10, le=10_000)
+    levels: int = setting(20_000, "Levels kept a side of a book; memory is taken as they come. Past it the worst are dropped and counted.", "10 to 200,000", ge=10, le=200_000)
 
 
 class InstrumentsTable(_Table):
@@ -120,6 +120,8 @@ class VenueTable(_Table):
     rest: str = setting("", "Base of the REST addresses, instead of the venue's own.", "an https:// address")
     ca_file: str = setting("", "PEM file of the authorities to trust, instead of the system's.", "a readable file, relative to this file")
     rest_weight: WindowTable | None = setting(None, "REST weight this address may spend.", "{ n = 6000, per_s = 60 }")
+    first_data_s: float | None = setting(None, "How long an acknowledged stream may stay silent before it is asked for again, instead of the venue file's own.",
+                                         "0.1 to 3,600", ge=0.1, le=3600)
     limits: dict[str, LimitTable] = setting({}, "Overrides of an endpoint's capacity profile.", "an endpoint's name and its limits")
 
 

@@ -116,6 +116,8 @@ class StreamState(msgspec.Struct):
     last_ns: int = 0         # receive time of the last message
     messages: int = 0
     gaps: int = 0
+    gap_ns: int = 0          # of the last gap, CLOCK_REALTIME; 0: none so far, or it was told of the connection only
+    gap_reason: str = ""
 
 
 class SessionState(msgspec.Struct):

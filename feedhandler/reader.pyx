@@ -26,11 +26,18 @@ import numpy
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from feedhandler._cext cimport *
 
 from feedhandler import instance as _instance
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #define fh_load_acquire_u64(word) __atomic_load_n((const uint64_t *)(word), __ATOMIC_ACQUIRE)
+    """
+    uint64_t fh_load_acquire_u64(const uint64_t *word) nogil
 
 RECORD_DTYPE = numpy.dtype([
     ("position", "<u8"), ("ts_recv_ns", "<u8"), ("ts_event_ns", "<u8"), ("instrument", "<u4"), ("kind", "u1"),
@@ -52,6 +59,9 @@ FULL_DTYPE = numpy.dtype({
 KINDS = {FH_TRADE: "trade", FH_QUOTE: "quote", FH_TOUCH: "touch", FH_LEVEL: "level", FH_MARK: "mark", FH_INDEX: "index",
          FH_FUNDING: "funding", FH_OPEN_INTEREST: "open_interest", FH_LIQUIDATION: "liquidation", FH_CANDLE: "candle",
          FH_TICKER: "ticker", FH_GREEKS: "greeks", FH_STATUS: "status"}
+TRADE, QUOTE, TOUCH, LEVEL, MARK, INDEX, FUNDING = FH_TRADE, FH_QUOTE, FH_TOUCH, FH_LEVEL, FH_MARK, FH_INDEX, FH_FUNDING
+OPEN_INTEREST, LIQUIDATION, CANDLE, TICKER, GREEKS, STATUS = FH_OPEN_INTEREST, FH_LIQUIDATION, FH_CANDLE, FH_TICKER, FH_GREEKS, FH_STATUS
+"""What batch.kind is compared with."""
 STATUS_CODES = {FH_GAP: "GAP", FH_RESYNC: "RESYNC", FH_STALE_STREAM: "STALE", FH_LIVE: "LIVE", FH_HALT: "HALT",
                 FH_HEARTBEAT: "HEARTBEAT", FH_EPOCH: "EPOCH", FH_SESSION_UP: "SESSION_UP", FH_SESSION_DOWN: "SESSION_DOWN",
                 FH_MOVED_OUT: "MOVED_OUT", FH_MOVED_IN: "MOVED_IN", FH_INSTRUMENT_CHANGED: "INSTRUMENT_CHANGED",
@@ -301,9 +311,15 @@ cdef class Liquidation(Record):
         return self.data.body.liquidation.order_id
 
 
+cdef object _real(int64_t word):
+    cdef double value
+    memcpy(&value, &word, 8)
+    return None if value != value else value
+
+
 @cython.final
 cdef class Candle(Record):
-    FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "start_ns", "count", "interval_s")
+    FIELDS = ("open", "high", "low", "close", "volume", "quote_volume", "start_ns", "count", "interval_s", "closed")
 
     @property
     def open(self):
@@ -327,7 +343,7 @@ cdef class Candle(Record):
 
     @property
     def quote_volume(self):
-        return self.price_at(self.more[1])
+        return _real(self.more[1])
 
     @property
     def start_ns(self):
@@ -339,12 +355,17 @@ cdef class Candle(Record):
 
     @property
     def interval_s(self):
-        return <uint32_t>((<uint64_t>self.more[3]) >> 32)
+        return <uint32_t>((<uint64_t>self.more[3]) >> 32) & ~FH_CANDLE_CLOSED
+
+    @property
+    def closed(self):
+        """Whether the interval is over. False where it goes on, and at venues that do not say."""
+        return (<uint64_t>self.more[3] >> 32) & FH_CANDLE_CLOSED != 0
 
 
 @cython.final
 cdef class Ticker(Record):
-    """24-hour statistics."""
+    """24-hour statistics. quote_volume and average are floats, None where the venue tells none."""
     FIELDS = ("price", "open", "high", "low", "volume", "quote_volume", "average", "count")
 
     @property
@@ -369,11 +390,11 @@ cdef class Ticker(Record):
 
     @property
     def quote_volume(self):
-        return self.price_at(self.more[1])
+        return _real(self.more[1])
 
     @property
     def average(self):
-        return self.price_at(self.more[2])
+        return _real(self.more[2])
 
     @property
     def count(self):
@@ -643,6 +664,8 @@ cdef class Feed:
     cdef readonly object price_scale, size_scale
     cdef double[::1] _price_scale, _size_scale
     cdef signed char[::1] _price_exponent, _size_exponent
+    cdef unsigned char[::1] _scaled      # 1: the exponents at our position are known
+    cdef uint64_t listed                 # generation of `instruments` that we have read
     cdef list _instruments, _arrays
     cdef object _empty
     cdef int lent_ring          # ring of the span that the last batch shows, -1: none
@@ -663,6 +686,8 @@ cdef class Feed:
         self.name = name
         self.spin = spin
         self._sign(reader_name)
+        self._arrays = [None] * FH_RING_MAX
+        self._empty = numpy.empty(0, FULL_DTYPE)
         self._allocate()
         self._load_instruments()
 
@@ -676,14 +701,16 @@ cdef class Feed:
         memcpy(self.c.slot.name, <const char *>text, len(text))
 
     def _allocate(self):
-        """Memory for the largest event there can be: a quarter of the largest ring."""
-        largest = max([self.c.ring[i].slot_count for i in range(self.c.ring_count) if self.c.ring[i].ring != NULL] or [4096])
-        self.copied_max = max(largest // 4 + 64, COPY_COUNT)
-        self.copied = <fh_record *>malloc(self.copied_max * sizeof(fh_record))
-        if self.copied == NULL:
+        """Have room for the largest event there can be: a quarter of the largest ring. Rings may join later."""
+        largest = max([self.c.ring[i].slot_count for i in range(self.c.ring_count) if self.c.ring[i].ring != NULL] or [0])
+        cdef size_t count = max(largest // 4 + 64, COPY_COUNT)
+        cdef fh_record *copied
+        if count <= self.copied_max:
+            return
+        copied = <fh_record *>realloc(self.copied, count * sizeof(fh_record))
+        if copied == NULL:
             raise MemoryError("no memory for the reader's buffer")
-        self._arrays = [None] * FH_RING_MAX
-        self._empty = numpy.empty(0, FULL_DTYPE)
+        self.copied, self.copied_max = copied, count
 
     def __dealloc__(self):
         free(self.copied)
@@ -717,23 +744,24 @@ cdef class Feed:
         self._size_scale = self.size_scale
         self._price_exponent = numpy.zeros(row_max, "i1")
         self._size_exponent = numpy.zeros(row_max, "i1")
+        self._scaled = numpy.zeros(row_max, "u1")
         self._instruments = [None] * row_max
         self.refresh()
         for i in range(self.c.ring_count):
             self._sync_exponents(i)
         return 0
 
-    def refresh(self):
-        """Read instruments listed since attach(). Returns how many are new. Records of unknown instruments do it by themselves."""
+    cdef int refresh(self) except -1:
+        """Read what was listed since we last looked. A row's exponents are those its first record comes in."""
         cdef const fh_instrument *row = <const fh_instrument *>(<const char *>self.c.instruments + 4096)
         cdef uint32_t i
-        new = 0
+        self.listed = fh_load_acquire_u64(&self.c.instruments.generation)   # pairs with the release of the supervisor's tables
         for i in range(self.c.instruments.row_max):
             if row[i].state != 0 and self._instruments[i] is None:
                 self._instruments[i] = _instrument_of(&row[i])
-                self._scale(i, row[i].price_exponent, row[i].size_exponent)
-                new += 1
-        return new
+                if not self._scaled[i]:
+                    self._scale(i, row[i].price_exponent, row[i].size_exponent)
+        return 0
 
     cdef void _scale(self, uint32_t instrument, int price_exponent, int size_exponent) noexcept:
         if instrument < <uint32_t>self._price_exponent.shape[0]:
@@ -741,6 +769,7 @@ cdef class Feed:
             self._size_exponent[instrument] = size_exponent
             self._price_scale[instrument] = 10.0 ** price_exponent
             self._size_scale[instrument] = 10.0 ** size_exponent
+            self._scaled[instrument] = 1
 
     cdef void _changed(self, const fh_record *record) noexcept:
         self._scale(record.instrument, <int8_t>record.body.status.a, <int8_t>record.body.status.b)
@@ -781,8 +810,6 @@ cdef class Feed:
 
     def instrument_at(self, uint32_t id):
         """The Instrument with this id, or None."""
-        if id < len(self._instruments) and self._instruments[id] is None:
-            self.refresh()
         return self._instruments[id] if id < len(self._instruments) else None
 
     def instrument(self, str venue, str symbol):
@@ -847,6 +874,8 @@ cdef class Feed:
         cdef uint64_t end = <uint64_t>-1 if timeout is None else begin + <uint64_t>(timeout * 1e9)
         self._return_span()
         while True:
+            if self.listed != self.c.instruments.generation:
+                self.refresh()
             batch = self._next_batch()
             if batch is not None:
                 return batch
@@ -869,8 +898,9 @@ cdef class Feed:
         cdef uint64_t lost = 0
         cdef uint32_t i, ring
         cdef int result
-        cdef fh_record local
-        cdef fh_feed_news news
+        self.c.polls += 1
+        if self.c.polls % FH_LOOK_POLLS == 0 and (batch := self._look_around()) is not None:
+            return batch
         for i in range(self.c.ring_count):
             ring = self.c.turn if self.c.turn < self.c.ring_count else 0
             self.c.turn = ring + 1
@@ -885,6 +915,12 @@ cdef class Feed:
             if fh_ring_is(first, FH_INSTRUMENT_CHANGED):
                 self._changed(first)
             return self._lend(ring, first, count)
+        return self._look_around()
+
+    cdef object _look_around(self):
+        """A Batch of the one record that says a ring fell silent or lives again, or None."""
+        cdef fh_record local
+        cdef fh_feed_news news
         memset(&news, 0, sizeof(news))
         if fh_feed_idle(&self.c, &local, &news) == FH_FEED_OK:
             return self._batch(numpy.frombuffer((<char *>&local)[:sizeof(local)], FULL_DTYPE), 0, news.worker)
@@ -973,8 +1009,11 @@ cdef class Feed:
         self._open()
         self._return_span()
         while True:
+            if self.listed != self.c.instruments.generation:
+                self.refresh()
             result = fh_feed_poll(&self.c, self.copied, COPY_COUNT, &news)
             if result == FH_FEED_SMALL:
+                self._allocate()
                 result = fh_feed_poll(&self.c, self.copied, self.copied_max, &news)
             if result == FH_FEED_LAPPED:
                 self._lapped(news.worker, news.lost)
@@ -1052,7 +1091,7 @@ def readers(name, directory=None):
         if c.readers == NULL:
             return []
         slot = <fh_reader_slot *>(<char *>c.readers + 4096)
-        for i in range(min(c.readers.file.row_max, <uint32_t>FH_READER_MAX)):
+        for i in range(FH_READER_MAX):
             if slot[i].pid and &slot[i] != c.slot:
                 found.append(_reader_dict(&c, &slot[i]))
     finally:

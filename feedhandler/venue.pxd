@@ -1,6 +1,7 @@
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from feedhandler._cext cimport (fh_batch, fh_batch_price, fh_book, fh_chain, fh_change, fh_decimal, fh_decimal_rescale, fh_event,
-                                fh_instrument, fh_symbols, FH_OK, FH_UNDEFINED)
+from libc.string cimport memcpy
+from feedhandler._cext cimport (fh_batch, fh_batch_price, fh_book, fh_chain, fh_change, fh_decimal, fh_decimal_double, fh_decimal_rescale,
+                                fh_event, fh_instrument, fh_symbols, FH_OK, FH_OVERFLOW, FH_UNDEFINED)
 
 
 cdef class Venue:
@@ -29,6 +30,20 @@ cdef inline int64_t rounded(fh_event *event, const fh_decimal *value, int digits
     mantissa = fh_decimal_rescale(value, digits, &flags)
     event.flags |= <uint8_t>flags
     return mantissa
+
+
+cdef inline void statistic(fh_event *event, int word, const fh_decimal *value) noexcept nogil:
+    """A turnover or an average into a word of the body: a double, NaN where it is absent (digits -1) or too large."""
+    cdef double real = fh_decimal_double(value)
+    memcpy(&event.body.word[word], &real, sizeof(real))
+    if value.digits >= 0:
+        event.flags |= <uint8_t>(value.flags & FH_OVERFLOW)
+
+
+cdef inline void no_statistic(fh_event *event, int word) noexcept nogil:
+    cdef fh_decimal absent
+    absent.mantissa, absent.digits, absent.flags = 0, -1, 0
+    statistic(event, word, &absent)
 
 
 cdef inline int price_or_none(fh_batch *batch, fh_event *event, const fh_instrument *row, const fh_decimal *value,

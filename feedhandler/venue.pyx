@@ -13,6 +13,7 @@ import dataclasses
 import decimal
 import re
 
+from libc.math cimport isnan
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from feedhandler._cext cimport *
@@ -121,12 +122,17 @@ cdef class Venue:
         profiles  {endpoint: capacity profile dict}
         urls      {endpoint: WebSocket URL}, rest_url: REST base ("" if none)
         resync    "rest" (new REST snapshot) or "resubscribe"
+        price_digits_min  {kind of instrument: decimal places its derived prices (mark, index) have at most}. An instrument starts with
+                  these where its range allows, else with its tick's, so that the first mark price changes no exponent
+        size_digits_min   the same of sizes (open interest, volumes) that are finer than the lot
     """
     name = ""
     profiles = {}
     urls = {}
     rest_url = ""
     resync = "resubscribe"
+    price_digits_min = {}
+    size_digits_min = {}
 
     def __cinit__(self, uint32_t row_max=1024):
         self.row_max = row_max
@@ -331,20 +337,26 @@ ERRORS = {FH_ERROR_MALFORMED: "malformed", FH_ERROR_UNKNOWN: "unknown", FH_ERROR
 CHAIN_STATES = ("waiting", "seeded", "live")
 VERDICTS = {FH_VERDICT_APPLY: "apply", FH_VERDICT_OLD: "old", FH_VERDICT_GAP: "gap", FH_VERDICT_AHEAD: "ahead"}
 SIDES = {FH_SIDE_NONE: None, FH_BID: "bid", FH_ASK: "ask"}
-WORDS = {  # the words of a record's body: name and scale (price, size, rate, time or count)
+WORDS = {  # the words of a record's body: name and scale (price, size, count, or real: a double)
     FH_QUOTE: ("quote", "bid_price:price bid_size:size ask_price:price ask_size:size"),
     FH_MARK: ("mark", "price:price"),
     FH_INDEX: ("index", "price:price"),
     FH_OPEN_INTEREST: ("open_interest", "size:size value:price"),
-    FH_CANDLE: ("candle", "open:price high:price low:price close:price volume:size quote_volume:price "
+    FH_CANDLE: ("candle", "open:price high:price low:price close:price volume:size quote_volume:real "
                           "start_ns:count"),
-    FH_TICKER: ("ticker", "last:price open:price high:price low:price volume:size quote_volume:price "
-                          "average:price count:count"),
+    FH_TICKER: ("ticker", "last:price open:price high:price low:price volume:size quote_volume:real "
+                          "average:real count:count"),
 }
 
 
 cdef object _number(int64_t mantissa, int exponent):
     return None if mantissa == FH_UNDEFINED else decimal.Decimal(mantissa).scaleb(exponent)
+
+
+cdef object _real(int64_t word):
+    cdef double value
+    memcpy(&value, &word, sizeof(value))
+    return None if isnan(value) else value
 
 
 cdef dict _event_dict(const fh_batch *batch, const fh_event *event, const fh_instrument *row):
@@ -380,10 +392,14 @@ cdef dict _words_dict(const fh_event *event, const fh_instrument *row):
     for index, word in enumerate(words.split()):
         name, scale = word.split(":")
         value = event.body.word[index]
+        if scale == "real":
+            out[name] = _real(value)
+            continue
         out[name] = _number(value, exponents.get(scale, 0)) if value == FH_UNDEFINED or scale != "count" else value
     if event.kind == FH_CANDLE:
         out["count"] = event.body.word[7] & 0xffffffff
-        out["interval_s"] = (event.body.word[7] >> 32) & 0xffffffff
+        out["interval_s"] = (event.body.word[7] >> 32) & 0x7fffffff
+        out["closed"] = event.body.word[7] < 0  # FH_CANDLE_CLOSED is the sign
     return out
 
 

@@ -3,8 +3,12 @@ import ctypes
 import hashlib
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import tempfile
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-D_GNU_SOURCE", f"-I{ROOT / 'cext'}", f"-I{ROOT / 'cext/include'}"]
@@ -15,7 +19,11 @@ _directory = tempfile.TemporaryDirectory(prefix="feedhandler-test-c-")
 
 
 def build(name, sources, flags=(), compiler="gcc", program=False):
-    """Path of a shared library (or program) made of sources, each relative to the project. Once per test run."""
+    """Path of a shared library (or program) made of sources, each relative to the project. Once per test run.
+
+    Skips the test where the compiler or a sanitizer's runtime is not installed; any other complaint fails it."""
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not installed")
     key = (name, tuple(sources), tuple(flags), compiler, program)
     if key not in _built:
         digest = hashlib.sha1(repr(key).encode()).hexdigest()[:8]
@@ -23,6 +31,8 @@ def build(name, sources, flags=(), compiler="gcc", program=False):
         command = [compiler, *FLAGS, *flags, *(() if program else ("-shared", "-fPIC")),
                    *(str(ROOT / source) for source in sources), "-o", str(path), "-pthread"]
         done = subprocess.run(command, capture_output=True, text=True)
+        if re.search(r"cannot (find|open) .*(clang_rt|lib[atu]b?san)", done.stderr):
+            pytest.skip(f"{compiler} has no sanitizer runtime (of clang: package libclang-rt-<version>-dev)")
         if done.returncode != 0 or done.stderr:
             raise RuntimeError(f"{name}: {' '.join(command)} says:\n{done.stderr}")
         _built[key] = path

@@ -34,7 +34,7 @@ BOOK = 3                    # channel of a STATUS, its detail
 DIGITS = 12                 # market and reader meet in integers of 10^-12
 NOBODY = (1 << 32) - 1
 UNDEFINED = -1 << 63
-WAIT_S = 20.0
+WAIT_S = 10.0
 numbers = iter(range(1_000_000))
 
 
@@ -274,7 +274,8 @@ class Watcher:
             if self.wrong:
                 raise AssertionError(self.wrong[:5])
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what}")
+                ended = [task.exception() for task in self.simulator.tasks if task.done()]
+                raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what}; simulator's ended tasks: {ended}")
 
     def advance(self, events=3, seconds=WAIT_S, but=()):
         """Read until every live book has moved on by some events."""

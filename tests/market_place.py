@@ -8,11 +8,10 @@ import tempfile
 
 from feedhandler.worker.publisher import Publisher
 import csupport
+from ring_support import MAGIC, ROW
 
 _numbers = itertools.count()
 ROW_MAX = 64
-MAGIC = {"state": 0x0031415453484600, "instruments": 0x0031534E49484600, "readers": 0x0031444552484600}
-ROW_SIZE = {"state": 1856, "instruments": 256, "readers": 4160}
 CORE = ("cext/fh_file.c", "cext/fh_ring.c", "cext/fh_state.c", "cext/fh_counters.c", "cext/fh_book.c", "cext/fh_crc32.c",
         "cext/fh_decimal.c")
 
@@ -41,7 +40,7 @@ def place(workers=1, slot_count=4096, level_max=1000):
         try:
             for name in MAGIC:
                 table = (ctypes.c_uint64 * 8)()
-                answer = library.fh_table_create(table, dir_fd, name.encode(), ctypes.c_uint64(MAGIC[name]), ROW_SIZE[name],
+                answer = library.fh_table_create(table, dir_fd, name.encode(), ctypes.c_uint64(MAGIC[name]), ROW[name],
                                                  ROW_MAX, ctypes.c_uint64(1))
                 assert answer == 0, name
                 library.fh_table_close(table)

@@ -347,11 +347,11 @@ def test_kraken_documented_checksum(c_one):
         for row in rows.split():
             price, size = row.split(":")
             book.set(side, mantissa(price, 1), mantissa(size, 8))
-    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 1, 8) == 3310070434
+    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 0, 0) == 3310070434
     book.set(ASK, mantissa("45300.0", 1), 1)  # an eleventh level counts for nothing
-    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 1, 8) == 3310070434
+    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 0, 0) == 3310070434
     book.set(ASK, mantissa("45285.2", 1), mantissa("0.00100001", 8))
-    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 1, 8) != 3310070434
+    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 0, 0) != 3310070434
 
 
 def test_okx_documented_checksum(c_one):
@@ -371,7 +371,7 @@ def test_checksums_cover_ten_levels_at_kraken_and_twenty_five_at_okx(c_one):
         book.set(ASK, 5000 + price * 10, source.randint(1, 10**9))
     bids, asks = book.best_first(BID), book.best_first(ASK)
     kraken = "".join(f"{price}{size}" for rows in (asks[:10], bids[:10]) for price, size in rows)
-    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 1, 8) == zlib.crc32(kraken.encode())
+    assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 0, 0) == zlib.crc32(kraken.encode())
 
     def plain(number, digits):
         return f"{decimal.Decimal(number).scaleb(-digits).normalize():f}"
@@ -419,6 +419,6 @@ def test_recorded_kraken_books_match_every_checksum(c_one):
                 for side, price, size in rows:
                     book.set(side, mantissa(price, digits[0]), mantissa(size, digits[1]))
                 c_one.fh_book_truncate(ctypes.byref(book.at), depth)
-                assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), *digits) == data["checksum"], (name, data["symbol"])
+                assert c_one.fh_book_crc_kraken(ctypes.byref(book.at), 0, 0) == data["checksum"], (name, data["symbol"])
                 checked += 1
     assert checked == 2402 + 4

@@ -3,15 +3,17 @@
 Every record of every instrument is checked against the market's own book (fault_support.Watcher), also of those that a
 test does not touch: a wrong book, a doubled or silently lost event or a wrong number fails whatever test reads it.
 """
+import time
+
 import pytest
 
-from fault_support import VENUES, Place
+from fault_support import VENUES, Place, within_budgets
 
 CLOSE_CODES = {"oversize": 1009, "masked": 1002, "rsv": 1002, "bad_utf8": 1007}
 COUNTERS = {"oversize": "frames_oversize", "masked": "frames_protocol_error", "rsv": "frames_protocol_error", "bad_utf8": "frames_utf8_error"}
 HALVES = (VENUES[0::2], VENUES[1::2])
 RESYNC_S = 8.0
-RECONNECT_S = 15.0
+RECONNECT_S = 8.0
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def place():
 @pytest.fixture(scope="module")
 def small():
     """Few instruments: each reconnect costs Binance spot 250 of the 4,800 REST weight a minute for every book."""
-    with Place(instruments=2, rate=600) as place:
+    with Place(instruments=1, rate=600) as place:
         place.watcher.until(lambda: all(seen.phase == "LIVE" for seen in place.watcher.seen.values()), "all books")
         yield place
 
@@ -102,3 +104,87 @@ def test_a_frame_against_the_protocol_ends_its_connection_with_the_right_code_an
     assert small.counter(COUNTERS[kind]) == counted + len(half)
     for venue in half:
         assert {row["close_code_last"] for row in small.sessions(venue)} == {CLOSE_CODES[kind]}
+
+
+def all_books(place, venues=VENUES):
+    return [one for (name, _), one in place.watcher.seen.items() if name in venues]
+
+
+def lose_connections(place, kind, **fields):
+    """One fault on every connection; when told of it, until everything is LIVE again. Answers how long that took."""
+    told = {one: one.gaps for one in all_books(place)}
+    begin = time.monotonic()
+    for venue in VENUES:
+        place.fault(kind, venue=venue, count=9, **fields)
+    place.watcher.until(lambda: all(one.gaps > before for one, before in told.items()), lambda: f"every loss is told: {[(one.market.venue, one.market.symbol, one.story, one.phase) for one, before in told.items() if one.gaps == before]}", RECONNECT_S)
+    place.watcher.until(lambda: all(one.phase == "LIVE" for one in told), "all books again", RECONNECT_S)
+    took = time.monotonic() - begin
+    place.until_all_live(RECONNECT_S)
+    assert all(one.gaps == before + 1 for one, before in told.items())
+    return took
+
+
+@pytest.mark.parametrize("kind, fields, code", [("reset", {}, 1006), ("disconnect", {"code": 1001}, 1001), ("disconnect", {"code": 4006}, 4006)])
+def test_lost_connections_are_told_and_made_again(small, kind, fields, code):
+    assert lose_connections(small, kind, **fields) < RECONNECT_S
+    assert {row["close_code_last"] for venue in VENUES for row in small.sessions(venue)} == {code}
+    small.watcher.advance(2)
+
+
+def test_an_announced_cut_is_not_waited_for(small):
+    """The venue says that it will close: the connection is left and made again within seconds, everything LIVE after it."""
+    announcing = [venue for venue in VENUES if venue != "kraken"]   # Kraken says maintenance, and keeps its connections
+    made = {row["connection"]: row["reconnects"] for venue in announcing for row in small.sessions(venue)}
+    for venue in announcing:
+        small.fault("notice", venue=venue)
+    small.watcher.until(lambda: all(row["reconnects"] > made[row["connection"]] for venue in announcing for row in small.sessions(venue)),
+                        lambda: f"left by us: {[(row['venue'], row['reconnects']) for venue in announcing for row in small.sessions(venue)]}")
+    small.watcher.until(lambda: all(one.phase == "LIVE" for one in all_books(small)), "all books again")
+    small.until_all_live()
+    assert {row["close_code_last"] for venue in announcing for row in small.sessions(venue)} == {1000}
+
+
+def test_refused_connections_are_tried_again_within_the_budget_of_attempts(small):
+    refused = small.simulator.connections_refused
+    for venue in VENUES:
+        small.fault("refuse", venue=venue, seconds=2.0)
+    assert lose_connections(small, "reset") < 2.0 + RECONNECT_S
+    assert small.simulator.connections_refused >= refused + len(VENUES)
+    assert not within_budgets(small.usage())
+
+
+@pytest.mark.parametrize("status", [429, 418, 503])
+def test_refused_snapshots_are_asked_for_again_when_the_venue_allows_it(small, status):
+    venues = [venue for venue in VENUES if venue.startswith("binance")]
+    books = [next(one for (name, _), one in small.watcher.seen.items() if name == venue) for venue in venues]
+    answers = dict(small.simulator.rest_answers)
+    for one in books:
+        small.fault("rest_error", venue=one.market.venue, code=status, seconds=2.5)
+        disturb(small, one, "drop")
+    small.watcher.until(lambda: all(small.simulator.rest_answers[f"{venue}: {status}"] for venue in venues), "the refusals")
+    document = small.document("status")
+    banned = [row["budget"] for row in document["budgets"] if "banned_until_ns" in row and row["budget"].startswith("rest")]
+    assert len(banned) == 3, document["budgets"]
+    assert sum(str(status) in reason for reason in document["reasons"]) >= 3
+    small.watcher.until(lambda: all(one.phase == "LIVE" for one in books), "all books again")
+    small.until_all_live()
+    for venue in venues:   # Retry-After was 1 s, the refusals lasted 2.5 s
+        assert 1 <= small.simulator.rest_answers[f"{venue}: {status}"] - answers.get(f"{venue}: {status}", 0) <= 4
+    assert not within_budgets(small.usage())
+
+
+def test_a_snapshot_that_is_garbage_is_counted_and_fetched_again(small):
+    side = small.simulator.sides["binance-usdm"]
+    one, right, given = next(one for one in all_books(small, ["binance-usdm"])), side.depth_body, []
+
+    def garbage(*arguments):
+        body = right(*arguments)
+        given.append((b"<html>busy</html>", body[:len(body) // 2])[len(given)])
+        if len(given) == 2:
+            side.depth_body = right
+        return given[-1]
+    small.call(setattr, side, "depth_body", garbage)
+    malformed = small.counter("frames_malformed")
+    disturb(small, one, "drop")
+    small.watcher.until(lambda: len(given) == 2 and one.phase == "LIVE", lambda: f"a whole book after {given}")
+    assert small.counter("frames_malformed") >= malformed + 2

@@ -1,6 +1,7 @@
 """The public headers: clean in both languages, within their length, and their layout hash is the layout's."""
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -42,6 +43,8 @@ def test_public_header_fits_four_hundred_lines(header):
 @pytest.mark.parametrize("language", ["c11", "c++17"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_public_headers_compile_without_a_warning(tmp_path, compiler, language):
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not installed")
     source = tmp_path / "strategy.c"
     source.write_text("".join(f'#include "{header.name}"\n' for header in reversed(HEADERS)) + "int main(void) { return 0; }\n")
     command = [compiler, "-x", "c" if language == "c11" else "c++", f"-std={language}", "-O1", "-Wall", "-Wextra",

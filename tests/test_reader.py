@@ -90,6 +90,7 @@ def test_continuations_belong_to_their_record(spot):
         candle, last = market_records(feed)
     assert (candle.open, candle.high, candle.low, candle.close) == (D("25.01"), D("25.05"), D("25.00"), D("25.04"))
     assert (candle.volume, candle.start_ns, candle.count, candle.interval_s) == (D("12.5"), 1_699_999_980_000_000_000, 9, 60)
+    assert candle.quote_volume == 313.25 and candle.closed is False
     assert last.kind == "trade"
 
 

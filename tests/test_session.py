@@ -257,12 +257,12 @@ def test_every_socket_has_keepalive_1_1_2_and_no_delay(publisher, venue):
     async def script(reader, writer):
         await read_close(reader)
     async def look(session):
-        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_NODELAY"):
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT", "TCP_NODELAY"):
             seen[name] = session.socket_option(socket.IPPROTO_TCP, getattr(socket, name))
         seen["SO_KEEPALIVE"] = session.socket_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         session.abort()
     run(meet(publisher, venue, script, during=look))
-    assert seen == {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2, "TCP_NODELAY": 1, "SO_KEEPALIVE": 1}
+    assert seen == {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": 2200, "TCP_NODELAY": 1, "SO_KEEPALIVE": 1}
 
 
 @pytest.fixture(scope="module")

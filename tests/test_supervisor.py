@@ -13,6 +13,7 @@ import tomllib
 import pytest
 
 from feedhandler import control, instance, venues
+from feedhandler.counters import Counters
 from feedhandler.supervisor import client, instruments, ledger, rest, tables
 from feedhandler.capacity.profile import Window
 from feedhandler.venue import Instrument, RestRequest
@@ -56,11 +57,19 @@ def test_instruments_keep_their_ids_digits_and_strikes(table):
     assert (first["price_exponent"], first["size_exponent"], first["tick"], first["lot"], first["strike"]) == (-1, -5, 1, 1, tables.UNDEFINED)
     assert (second["price_exponent"], second["tick"], second["strike"], second["multiplier"]) == (-4, 5, 1005000, 10)
     master.exponents_raised(1, -6, -1)
-    assert (table.get(1)["tick"], table.get(1)["strike"]) == (500, 100500000)
-    with pytest.raises(ValueError, match="would drop digits"):
-        master.exponents_raised(1, -5, -1)
+    assert master.control_row(1) == control.InstrumentRow(1, "deribit", "O", -6, -1)
+    assert (table.get(1)["price_exponent"], table.get(1)["tick"]) == (-4, 5), "the table keeps what the first record comes in"
     again = instruments.Master(table, tables.UNDEFINED)
-    assert again.ids == master.ids and again.control_row(1) == control.InstrumentRow(1, "deribit", "O", -6, -1)
+    assert again.ids == master.ids and again.control_row(1) == control.InstrumentRow(1, "deribit", "O", -4, -1)
+
+
+def test_digits_for_derived_prices_are_added_where_they_fit(table):
+    master = instruments.Master(table, tables.UNDEFINED)
+    master.add("okx", 0, Instrument("A", "A", "perpetual", "0.1", "1"), 8, 2)
+    master.add("okx", 0, Instrument("B", "B", "option", "5", "1", strike="90000000"))
+    master.add("okx", 0, Instrument("C", "C", "option", "5", "1", strike="90000000"), 8)
+    assert [(row["price_exponent"], row["size_exponent"], row["tick"]) for row in table.rows()] == [
+        (-8, -2, 10_000_000), (0, 0, 5), (-5, 0, 500_000)], "a million times the strike must fit"
 
 
 @pytest.mark.parametrize("bad", [dict(tick="1e-19"), dict(tick="x"), dict(kind="bond"), dict(symbol="S" * 48), dict(lot="9999999999999999999")])
@@ -369,3 +378,42 @@ def test_an_answer_without_an_end_stops_at_the_maximum(tmp_path, monkeypatch):
         reply = await rest_client.get(RestRequest("/large"))
         assert (reply.status, reply.body) == (0, b"") and "larger than 1000 bytes" in reply.reason
     with_rest(tmp_path, lambda number: (200, {}, bytes(999 + number)), use)
+
+
+# -- digits ------------------------------------------------------------------------------------------------------------
+
+def test_marks_indices_and_tickers_from_the_start_raise_no_exponent(tmp_path):
+    """Every channel of derived prices, live at once: the instruments have started with the digits they need."""
+    name, folder = f"{NAME}-digits", tmp_path
+    env = {**os.environ, "PYTHONPATH": str(PRODUCT), "XDG_STATE_HOME": str(folder)}
+    given, path = folder / "given.toml", folder / "a.toml"
+    wanted = {"binance-usdm": ["mark", "ticker", "trade"], "okx": ["mark", "ticker", "trade"], "deribit": ["ticker", "trade"]}
+    words = [word for venue in wanted for word in ("--venue", venue)]
+    process = subprocess.Popen([sys.executable, "-m", "feedhandler", "simulate", *words, "--instruments", "3", "--rate", "300", "--no-limits",
+                                "--config-out", str(given), "--directory", str(folder)], env=env, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: given.exists() and given.read_text().count("[[subscribe]]") == 3, "the simulated venues' configuration")
+        document = tomllib.loads(given.read_text())
+        text = f"[instance]\nname = \"{name}\"\nworkers = 1\n[ring]\nslots = 8192\n[instruments]\nmax = 32\n"
+        for venue, entry in document["venues"].items():
+            text += f"[venues.{venue}]\nrest = \"{entry['rest']}\"\nca_file = \"{entry['ca_file']}\"\n"
+            text += "".join(f"urls.\"{endpoint}\" = \"{url}\"\n" for endpoint, url in entry["urls"].items())
+        for rows in document["subscribe"]:
+            symbols = [symbol for symbol in rows["symbols"] if rows["venue"] != "okx" or symbol.endswith("-SWAP")] or rows["symbols"]
+            text += f"[[subscribe]]\nvenue = \"{rows['venue']}\"\nsymbols = {json.dumps(symbols)}\nchannels = {json.dumps(wanted[rows['venue']])}\n"
+        path.write_text(text)
+        started = verb("start", "-c", str(path), env=env)
+        assert started.returncode in (0, 4), started.stderr
+
+        def live():
+            streams = client.request(name, "status")["streams"]
+            return streams.get("live") == streams["total"]
+        until(live, "every stream to be live")
+        counters = Counters(instance.directory(name), 0).values()
+        assert counters["events"] > 0 and counters["exponent_raised"] == 0
+    finally:
+        verb("stop", "-n", name, env=env)
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+    assert not os.path.exists(instance.directory(name))

@@ -90,7 +90,7 @@ def book(instrument, ts_ms, first, last, prev, levels, flags=LAST, window=False)
 
 F_LEVELS = [level("bid", "7.5040", "813"), level("ask", "7.6150", "0"), level("ask", "7.6220", "3284")]
 TICKER_EVENT = {"last": D("0.0025"), "open": D("0.001"), "high": D("0.0026"), "low": D("0.0009"), "volume": D(10000),
-                "quote_volume": D(18)}
+                "quote_volume": 18.0}
 
 CASES = {  # name: (family, message, events)
     "spot trade": ("spot", wrap("bnbbtc@trade", TRADE), [event(
@@ -110,10 +110,10 @@ CASES = {  # name: (family, message, events)
         LAST | SNAPSHOT, True)]),
     "spot kline": ("spot", wrap("bnbusdt@kline_1m", KLINE), [event(
         "candle", "candle", 1, 1633998523963, 0, slot_count=2, open=D("0.3527"), high=D("0.353"), low=D("0.3522"),
-        close=D("0.3529"), volume=D(25877), quote_volume=D("9116.046"), start_ns=1633998480000 * MS, count=30,
-        interval_s=60)]),
+        close=D("0.3529"), volume=D(25877), quote_volume=9116.046, start_ns=1633998480000 * MS, count=30,
+        interval_s=60, closed=False)]),
     "spot ticker": ("spot", wrap("bnbbtc@ticker", TICKER), [event(
-        "ticker", "ticker", 0, 123456789000, 0, slot_count=2, average=D("0.0018"), count=18151, **TICKER_EVENT)]),
+        "ticker", "ticker", 0, 123456789000, 0, slot_count=2, average=0.0018, count=18151, **TICKER_EVENT)]),
     "spot miniTicker": ("spot", wrap("bnbbtc@miniTicker", MINI), [event(
         "ticker", "ticker", 0, 123456789000, 0, slot_count=2, average=None, count=None, **TICKER_EVENT)]),
     "futures trade": ("usdm", wrap("ethusdt@trade", F_TRADE), [event(
@@ -688,13 +688,18 @@ def expected_values(data):
     if "B" in data:
         return [D(data[key]) for key in "bBaA"] + [data["u"]]
     if "k" in data:
-        return [D(data["k"][key]) for key in "ohlcvq"] + [data["k"]["t"] * MS, data["k"]["n"]]
+        return [D(data["k"][key]) for key in "ohlcv"] + [float(data["k"]["q"]), data["k"]["x"], data["k"]["t"] * MS, data["k"]["n"]]
     return [D(data["p"]), D(data["q"]), "ask" if data["m"] else "bid", data.get("a", data.get("t")), data["T"] * MS]
+
+
+def test_a_candle_says_when_it_is_over():
+    seen = [venue("spot").events(text(wrap("bnbusdt@kline_1m", KLINE | {"k": KLINE["k"] | {"x": over}})))[0] for over in (False, True)]
+    assert [one["closed"] for one in seen] == [False, True] and [one["interval_s"] for one in seen] == [60, 60]
 
 
 def decoded_values(found):
     names = {"book": ["levels"], "quote": ["bid_price", "bid_size", "ask_price", "ask_size", "sequence"],
-             "candle": ["open", "high", "low", "close", "volume", "quote_volume", "start_ns", "count"],
+             "candle": ["open", "high", "low", "close", "volume", "quote_volume", "closed", "start_ns", "count"],
              "trade": ["price", "size", "aggressor", "trade_id", "ts_event_ns"]}[found["kind"]]
     values = [found[name] for name in names]
     return values[0] if found["kind"] == "book" else values

@@ -141,7 +141,7 @@ def test_ticker_has_24_hour_values_and_quote_volume_on_spot_only():
     spot, = venue().events(FRAMES["tickers"])
     assert spot == head(1, "ticker", 1597026383085, slot_count=2) | {
         "kind": "ticker", "last": D("9999.99"), "open": D(9000), "high": D(10000), "low": D("8888.88"), "volume": D("2222.5"),
-        "quote_volume": D("2222.25"), "average": None, "count": 0}
+        "quote_volume": 2222.25, "average": None, "count": 0}
     swap, = venue().events(frame("tickers", TICKER | {"instType": "SWAP"}))
     assert swap["quote_volume"] is None
 
@@ -151,9 +151,9 @@ def test_a_ticker_of_a_listing_without_trades_has_no_prices():
     assert [event[name] for name in ("last", "open", "high", "low")] == [None] * 4
 
 
-def test_a_quote_volume_with_more_digits_than_the_row_is_rounded_and_flagged_not_refused():
+def test_a_quote_volume_keeps_more_digits_than_the_row_has():
     event, = venue().events(frame("tickers", TICKER | {"volCcy24h": "2222.259"}))
-    assert event["quote_volume"] == D("2222.26") and event["flags"] == LAST | INEXACT
+    assert event["quote_volume"] == 2222.259 and event["flags"] == LAST
 
 
 def test_mark_and_index_prices():
@@ -200,8 +200,13 @@ def test_a_candle_knows_its_start_and_interval(name, seconds):
     event, = venue().events(frame(name, CANDLE))
     assert event == head(1, "candle", 1629993600000, slot_count=2) | {
         "kind": "candle", "open": D(42500), "high": D("48199.9"), "low": D("41006.1"), "close": D("41006.1"),
-        "volume": D("3587.41204591"), "quote_volume": D("166741046.22"), "start_ns": 1629993600000 * 10**6, "count": 0,
-        "interval_s": seconds}
+        "volume": D("3587.41204591"), "quote_volume": 166741046.22, "start_ns": 1629993600000 * 10**6, "count": 0,
+        "interval_s": seconds, "closed": False}
+
+
+def test_a_candle_says_when_it_is_over():
+    event, = venue().events(frame("candle1m", CANDLE[:-1] + ["1"]))
+    assert event["closed"] and event["interval_s"] == 60
 
 
 @pytest.mark.parametrize("name", ["candle", "candle1", "candlem", "candle0m", "candle1x", "candle1mutx", "mark-price-candle1m"])

@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 #define FH_ABI_VERSION 1u            /* raised whenever a byte below moves */
-#define FH_SCHEMA_HASH 0x95aaacb37dc5d405ull /* FNV-1a of the layout text below; a test says the new value */
+#define FH_SCHEMA_HASH 0x44033a44acca6cfcull /* FNV-1a of the layout text below; a test says the new value */
 #define FH_CACHE_LINE 64u
 #define FH_SLOT_SIZE 64u
 #define FH_CLAIM_BLOCK 64u           /* positions the writer claims at a time */
@@ -57,6 +57,10 @@ enum fh_flag {
     FH_TS_SUSPECT = 128 /* the venue's time was absent or implausible */
 };
 
+/* Statistics (quote_volume, average, the greeks) are doubles, NaN where the venue told none: a turnover needs the digits of price and
+ * size together. Prices and sizes are mantissas. Top bit of a candle's interval_s: the interval is over and these are its last
+ * values; clear where it goes on, and at venues that do not say. */
+#define FH_CANDLE_CLOSED 0x80000000u
 enum fh_side { FH_SIDE_NONE = 0, FH_BID = 1, FH_ASK = 2 }; /* of a taker: FH_BID bought, FH_ASK sold */
 
 /* Codes of a STATUS record (fh_status_body.code). */
@@ -95,8 +99,10 @@ typedef struct fh_record {
         struct { int64_t rate_e12, predicted_e12; uint64_t next_ns; uint32_t interval_s, pad0; } funding;
         struct { int64_t size, value; uint64_t pad0[2]; } open_interest;    /* value: quote currency, price exponent */
         struct { int64_t price, size; uint64_t order_id; uint8_t side, pad0[7]; } liquidation; /* side: of the order */
-        struct { int64_t open, high, low, close; } candle;   /* then: volume, quote_volume, start_ns, count u32 | interval_s u32 */
-        struct { int64_t last, open, high, low; } ticker;    /* then: volume, quote_volume, weighted average, count */
+        struct { int64_t open, high, low, close; } candle;   /* then, in the next slot: */
+        struct { int64_t volume; double quote_volume; uint64_t start_ns; uint32_t count, interval_s; } candle_more; /* interval_s: FH_CANDLE_CLOSED */
+        struct { int64_t last, open, high, low; } ticker;    /* then: */
+        struct { int64_t volume; double quote_volume, average; int64_t count; } ticker_more; /* average: weighted by volume */
         struct { double delta, gamma, vega, theta; } greeks; /* then: rho, bid_iv, ask_iv, mark_iv; underlying, rate, 0, 0 */
         struct { uint32_t code, detail; uint64_t a, b, c; } status;
     } body;

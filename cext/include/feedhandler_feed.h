@@ -33,12 +33,15 @@ typedef struct fh_feed {
     fh_reader_slot *slot;               /* ours in readers, or NULL when all are taken */
     uint32_t ring_count, turn;          /* highest worker + 1; whose ring is looked at first */
     uint64_t looked_ns;                 /* when new rings were looked for */
+    uint32_t polls, pad0;               /* every FH_LOOK_POLLS-th looks around even when there is news */
     fh_ring_reader ring[FH_RING_MAX];   /* by worker */
 } fh_feed;
 
 /* What a poll brought: records of one worker's ring, or how many of them were lost. */
 typedef struct fh_feed_news { size_t count; uint32_t worker; uint64_t lost; } fh_feed_news;
 
+#define FH_LOOK_NS 10000000u /* between two looks for a new ring: one failed open, 2 µs, in 10 ms */
+#define FH_LOOK_POLLS 64u /* polls with news between two looks around: a dead ring is told beside a busy one */
 #define FH_SILENT_NS 100000000 /* a heartbeat older than this, 10 beats, is silence */
 
 static inline uint64_t fh_clock_mono_ns(void)
@@ -49,7 +52,7 @@ static inline uint64_t fh_clock_mono_ns(void)
 }
 
 /* Map a table; *file stays NULL unless its geometry holds. */
-static inline int fh_table_attach(fh_feed *feed, const char *name, uint64_t magic, uint32_t row_size, int mode, fh_file **file,
+static inline int fh_table_attach(fh_feed *feed, const char *name, uint64_t magic, uint32_t row_size, fh_file **file,
                                   char *error, size_t error_size)
 {
     char path[320];
@@ -57,12 +60,12 @@ static inline int fh_table_attach(fh_feed *feed, const char *name, uint64_t magi
     *file = NULL;
     if (snprintf(path, sizeof path, "%s/%s", feed->directory, name) >= (int)sizeof path)
         return fh_feed_fail(error, error_size, FH_FEED_BAD, feed->directory, "path too long");
-    int fd = fh_file_attach(path, magic, mode, &head, error, error_size);
+    int fd = fh_file_attach(path, magic, O_RDONLY, &head, error, error_size);
     if (fd < 0)
         return fd;
     void *map = MAP_FAILED;
     if (head.row_size == row_size && head.row_max > 0 && head.total_size == 4096 + (uint64_t)row_size * head.row_max)
-        map = mmap(NULL, head.total_size, PROT_READ | (mode == O_RDWR ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+        map = mmap(NULL, head.total_size, PROT_READ, MAP_SHARED, fd, 0);
     close(fd);
     if (map == MAP_FAILED)
         return fh_feed_fail(error, error_size, FH_FEED_BAD, path, "its rows do not fit its size");
@@ -70,11 +73,29 @@ static inline int fh_table_attach(fh_feed *feed, const char *name, uint64_t magi
     return FH_FEED_OK;
 }
 
+#define FH_READERS_SIZE (4096 + FH_READER_MAX * sizeof(fh_reader_slot))
+
+/* Map `readers`, or NULL. Anybody who reads may write it, so its head is not believed: its size is known here. */
+static inline fh_readers *fh_readers_attach(const fh_feed *feed)
+{
+    char path[320];
+    struct stat status;
+    snprintf(path, sizeof path, "%s/readers", feed->directory);
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return NULL;
+    void *map = MAP_FAILED;
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size == (off_t)FH_READERS_SIZE)
+        map = mmap(NULL, FH_READERS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    return map == MAP_FAILED ? NULL : (fh_readers *)map;
+}
+
 /* Take a free slot of `readers`, or one whose process is gone. */
 static inline void fh_feed_sign(fh_feed *feed, const char *name)
 {
     fh_reader_slot *slots = (fh_reader_slot *)(void *)((char *)feed->readers + 4096);
-    for (uint32_t i = 0; i < feed->readers->file.row_max && i < FH_READER_MAX; i++) {
+    for (uint32_t i = 0; i < FH_READER_MAX; i++) {
         uint32_t pid = fh_load_relaxed(&slots[i].pid);
         if (pid != 0 && !(kill((pid_t)pid, 0) != 0 && errno == ESRCH))
             continue;
@@ -106,10 +127,12 @@ static inline void fh_feed_close(fh_feed *feed)
         fh_ring_unmap(&feed->ring[i]);
     if (feed->slot != NULL)
         fh_store_release(&feed->slot->pid, 0u); /* pairs with the exchange in fh_feed_sign() */
-    const fh_file *file[3] = {feed->instruments, feed->state, feed->readers ? &feed->readers->file : NULL};
-    for (int i = 0; i < 3; i++)
+    const fh_file *file[2] = {feed->instruments, feed->state};
+    for (int i = 0; i < 2; i++)
         if (file[i] != NULL)
             munmap((void *)(uintptr_t)file[i], file[i]->total_size);
+    if (feed->readers != NULL)
+        munmap(feed->readers, FH_READERS_SIZE);
     memset(feed, 0, sizeof *feed);
 }
 
@@ -120,10 +143,10 @@ static inline int fh_feed_open(fh_feed *feed, const char *name, char *error, siz
     fh_file *file;
     memset(feed, 0, sizeof *feed);
     snprintf(feed->directory, sizeof feed->directory, strchr(name, '/') ? "%s" : "/dev/shm/feedhandler-%s", name);
-    int result = fh_table_attach(feed, "instruments", FH_MAGIC_INSTRUMENTS, sizeof(fh_instrument), O_RDONLY, &file, error, error_size);
+    int result = fh_table_attach(feed, "instruments", FH_MAGIC_INSTRUMENTS, sizeof(fh_instrument), &file, error, error_size);
     feed->instruments = file;
     if (result == FH_FEED_OK)
-        result = fh_table_attach(feed, "state", FH_MAGIC_STATE, sizeof(fh_state_row), O_RDONLY, &file, error, error_size);
+        result = fh_table_attach(feed, "state", FH_MAGIC_STATE, sizeof(fh_state_row), &file, error, error_size);
     feed->state = result == FH_FEED_OK ? file : NULL;
     for (uint32_t worker = 0; worker < FH_RING_MAX && result == FH_FEED_OK; worker++) {
         int joined = fh_feed_join(feed, worker, error, error_size);
@@ -133,15 +156,14 @@ static inline int fh_feed_open(fh_feed *feed, const char *name, char *error, siz
         fh_feed_close(feed);
         return result;
     }
-    if (fh_table_attach(feed, "readers", FH_MAGIC_READERS, sizeof(fh_reader_slot), O_RDWR, &file, error, error_size) == FH_FEED_OK) {
-        feed->readers = (fh_readers *)(void *)file;
+    feed->readers = fh_readers_attach(feed);
+    if (feed->readers != NULL)
         fh_feed_sign(feed, program_invocation_short_name);
-    }
     error[0] = 0;
     return FH_FEED_OK;
 }
 
-/* An idle poll's look around: a ring whose heartbeat stopped or came back (one local STATUS record), a new worker. */
+/* A look around, at idle polls and now and then at others: a ring whose heartbeat stopped or came back (one local STATUS record), a new worker. */
 static inline int fh_feed_idle(fh_feed *feed, fh_record *out, fh_feed_news *news)
 {
     char error[400];
@@ -167,11 +189,14 @@ static inline int fh_feed_idle(fh_feed *feed, fh_record *out, fh_feed_news *news
         news->worker = i;
         return FH_FEED_OK;
     }
-    if (now - feed->looked_ns < 1000000000u || feed->ring_count >= FH_RING_MAX)
+    if (now - feed->looked_ns < FH_LOOK_NS || feed->ring_count >= FH_RING_MAX)
         return FH_FEED_EMPTY;
     feed->looked_ns = now;
     news->worker = feed->ring_count;
-    return fh_feed_join(feed, news->worker, error, sizeof error) == FH_FEED_OK ? FH_FEED_NEW_RING : FH_FEED_EMPTY;
+    if (fh_feed_join(feed, news->worker, error, sizeof error) != FH_FEED_OK)
+        return FH_FEED_EMPTY;
+    feed->ring[news->worker].position = 0; /* it was not there when we opened: everything in it is new to us */
+    return FH_FEED_NEW_RING;
 }
 
 /* Whether a ring waits for another one to be read up to where an instrument left it. */
@@ -201,6 +226,12 @@ static inline int fh_feed_poll(fh_feed *feed, fh_record *out, size_t max, fh_fee
     memset(news, 0, sizeof *news);
     if (max == 0)
         return FH_FEED_SMALL;
+    if (++feed->polls % FH_LOOK_POLLS == 0) {
+        int look = fh_feed_idle(feed, out, news);
+        if (look != FH_FEED_EMPTY)
+            return look;
+        memset(news, 0, sizeof *news);
+    }
     for (uint32_t i = 0; i < feed->ring_count; i++) {
         uint32_t worker = feed->turn < feed->ring_count ? feed->turn : 0;
         fh_ring_reader *reader = &feed->ring[worker];

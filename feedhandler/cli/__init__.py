@@ -3,8 +3,11 @@
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not running, 4 degraded. Only this package prints.
 """
 import importlib
+import sys
 
 import click
+
+from feedhandler.cli import common
 
 VERBS = {
     # verb: (module, one line of help, shown without loading the module)
@@ -30,7 +33,25 @@ VERBS = {
 
 
 class Verbs(click.Group):
-    """Verbs in the order of VERBS; a module is imported only for the verb that is called."""
+    """Verbs in the order of VERBS; a module is imported only for the verb that is called. An error is one sentence."""
+
+    def main(self, *args, standalone_mode=True, **extra):
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **extra))
+        except click.exceptions.NoArgsIsHelpError as help:
+            help.show()
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "feedhandler"
+            click.echo(common.printable(f"{path}: {error.format_message().rstrip('.')}; see {path} --help"), err=True)
+        except click.ClickException as error:
+            click.echo(f"feedhandler: {common.printable(error.format_message())}", err=True)
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("feedhandler: interrupted", err=True)
+            sys.exit(common.FAILED)
+        sys.exit(common.USAGE)
 
     def list_commands(self, ctx):
         return list(VERBS)
@@ -52,7 +73,7 @@ class Verbs(click.Group):
             from difflib import get_close_matches
             near = get_close_matches(args[0], VERBS, n=1)
             if near:
-                error.message += f" Did you mean {near[0]!r}?"
+                error.message = error.message.rstrip(".") + f", did you mean {near[0]!r}?"
             raise
 
 

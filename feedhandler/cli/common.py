@@ -16,9 +16,6 @@ class Failure(click.ClickException):
         super().__init__(text)
         self.exit_code = code
 
-    def show(self, file=None):
-        click.echo(f"feedhandler: {printable(self.message)}", err=True)
-
 
 def fail(text, code=FAILED):
     """End the verb with this sentence on stderr and this exit code."""
@@ -49,9 +46,18 @@ def columns(rows, headings, right=()):
     return "\n".join(lines)
 
 
+def checked_name(ctx, param, name):
+    """name, or exit code 2: it becomes a path."""
+    from feedhandler import instance
+    try:
+        return instance.check_name(name)
+    except instance.InstanceError as error:
+        fail(str(error), USAGE)
+
+
 def instance_option(verb):
     """-n/--name, default $FEEDHANDLER_NAME or main."""
-    return click.option("-n", "--name", default=lambda: os.environ.get("FEEDHANDLER_NAME", "main"),
+    return click.option("-n", "--name", default=lambda: os.environ.get("FEEDHANDLER_NAME", "main"), callback=checked_name,
                         show_default="main, or $FEEDHANDLER_NAME", help="Instance to talk to.")(verb)
 
 

@@ -1,4 +1,5 @@
 """init and config check, schema, show."""
+import json
 import os
 import pathlib
 import sys
@@ -37,7 +38,8 @@ def example():
 
 @click.command("init")
 @click.argument("path", default=CONFIG_DEFAULT)
-def cmd_init(path):
+@common.json_option
+def cmd_init(path, as_json):
     """Write a commented configuration to PATH (default feedhandler.toml; - prints it). Never overwrites.
 
     \b
@@ -51,10 +53,11 @@ def cmd_init(path):
     except FileExistsError:
         common.fail(f"{path} is there already; give another path, or look at feedhandler init -")
     except OSError as error:
-        common.fail(f"{path} cannot be written: {error.strerror}")
+        common.fail(f"{path} cannot be written: {error.strerror}; give another path")
     with open(fd, "w") as file:
         file.write(example())
-    click.echo(f"wrote {path}; check it with feedhandler config check {path}, run it with feedhandler start -c {path}")
+    common.output(as_json, {"file": path, "result": "written"}, lambda document: click.echo(
+        f"wrote {path}; check it with feedhandler config check {path}, run it with feedhandler start -c {path}"))
 
 
 @click.group("config")
@@ -73,22 +76,35 @@ def config_check(path, as_json):
     """
     config = _load(path, as_json)
     document = {"file": path, "ok": True, "problems": [], "subscriptions": len(config.subscribe)}
-    common.output(as_json, document, lambda document: click.echo(f"{path} is well: {len(config.subscribe)} subscriptions, "
-                                                                 f"{config.instance.workers} workers, start it with feedhandler start -c {path}"))
+    common.output(as_json, document, lambda document: click.echo(
+        f"{path} is well: {len(config.subscribe)} subscriptions, {config.instance.workers} workers; start it with feedhandler start -c {path}"))
+
+
+def _document(as_json, document):
+    """JSON either way: indented for a person, one line for a program."""
+    common.output(as_json, document, lambda document: click.echo(json.dumps(document, indent=1)))
 
 
 @cmd_config.command("schema")
-def config_schema():
-    """JSON schema of the configuration: every setting, default and range."""
-    import json
+@common.json_option
+def config_schema(as_json):
+    """JSON schema of the configuration: every setting, default and range.
+
+    \b
+    feedhandler config schema
+    """
     from feedhandler import config
-    click.echo(json.dumps(config.schema(), indent=1))
+    _document(as_json, config.schema())
 
 
 @cmd_config.command("show")
 @click.argument("path", default=CONFIG_DEFAULT)
-def config_show(path):
-    """The configuration with every default filled in, as JSON."""
-    import json
+@common.json_option
+def config_show(path, as_json):
+    """The configuration with every default filled in, as JSON.
+
+    \b
+    feedhandler config show real.toml
+    """
     from feedhandler import config
-    click.echo(json.dumps(config.resolved(_load(path)), indent=1))
+    _document(as_json, config.resolved(_load(path, as_json)))

@@ -107,7 +107,6 @@ def cmd_stop(name, as_json):
     from feedhandler import instance
     from feedhandler.supervisor import client
     try:
-        instance.check_name(name)
         pid = client.request(name, "stop")["pid"]
         how = "stopped"
         _await_end(name, pid)

@@ -104,34 +104,81 @@ def cmd_latency(name, as_json):
     common.output(as_json, document, human)
 
 
+GAP_COUNTERS = ("book_gaps", "book_resyncs", "book_checksum_bad", "book_stale", "duplicates", "stale_streams", "first_data_missed",
+                "book_pending_dropped")
+
+
 @click.command("gaps")
 @common.instance_option
 @common.json_option
 def cmd_gaps(name, as_json):
-    """Where data was lost: gaps, resyncs and checksum failures a worker, and gaps a session. Exit code 0 also with gaps."""
-    counters = _counters(name)
-    keys = ("book_gaps", "book_resyncs", "book_checksum_bad", "book_stale", "duplicates", "stale_streams", "first_data_missed",
-            "book_pending_dropped")
-    document = {"name": name, "workers": [{"worker": c.worker, **{key: c.values()[key] for key in keys}} for c in counters],
-                "sessions": [session for c in counters for session in c.sessions() if session["gaps"]]}
+    """Where data was lost: each stream with its count, last time (UTC) and cause; books out of sync now; totals a worker.
 
-    def human(document):
-        rows = [[str(worker["worker"])] + [f"{worker[key]:,}" for key in keys] for worker in document["workers"]]
-        click.echo(common.columns(rows, ["worker"] + list(keys), right=keys))
-        if document["sessions"]:
-            click.echo()
-            click.echo(common.columns(
-                [[str(s["worker"]), str(s["session"]), s["venue"], s["endpoint"], f"{s['gaps']:,}", f"{s['reconnects']:,}"]
-                 for s in document["sessions"]], ["worker", "session", "venue", "endpoint", "gaps", "reconnects"],
-                right=("gaps", "reconnects")))
-    common.output(as_json, document, human)
+    Streams are the supervisor's knowledge; when it is dead, books, connections and totals still come from shared
+    memory. Exit code 0 also with gaps.
+
+    \b
+    feedhandler gaps -n demo
+    """
+    counters = _counters(name)
+    document = {"name": name, "streams": _streams_with_gaps(name), "books_unwell": _books_unwell(name),
+                "sessions": [session for c in counters for session in c.sessions() if session["gaps"]],
+                "workers": [{"worker": c.worker, **{key: c.values()[key] for key in GAP_COUNTERS}} for c in counters]}
+    common.output(as_json, document, _show_gaps)
+
+
+def _streams_with_gaps(name):
+    """Rows of streams that ever had a gap, or are in one; None when no supervisor answers."""
+    from feedhandler.supervisor import client
+    try:
+        rows = client.request(name, "subs")["streams"]
+    except (client.NotRunning, client.Refused):
+        return None
+    kept = ("id", "venue", "instrument", "channel", "worker", "connection", "state", "gaps", "gap_ns", "gap_reason")
+    return [{key: row[key] for key in kept} for row in rows if row["gaps"] or row["state"] == "GAP"]
+
+
+def _books_unwell(name):
+    """Instruments whose book is out of sync now, from `state`."""
+    from feedhandler.reader import FeedError, attach
+    try:
+        with attach(name, reader_name="gaps") as feed:
+            last = [(row, feed.quote(row)) for row in feed.instruments]
+    except FeedError as error:
+        common.fail(str(error))
+    return [{"venue": row.venue, "instrument": row.canonical, "status": value.status, "ts_recv_ns": value.ts_recv_ns}
+            for row, value in last if value is not None and value.status not in (None, "LIVE")]
+
+
+def _show_gaps(document):
+    if document["streams"] is None:
+        click.echo(f"no supervisor answers, so streams are not known; feedhandler start -n {document['name']} adopts the workers\n")
+    elif document["streams"]:
+        click.echo(common.columns(
+            [[s["venue"], s["instrument"], s["channel"], s["state"], f"{s['gaps']:,}", _clock(s["gap_ns"]) if s["gap_ns"] else "-",
+              s["gap_reason"] or "its connection was lost"] for s in document["streams"]],
+            ["venue", "instrument", "channel", "state", "gaps", "last", "cause"], right=("gaps",)) + "\n")
+    else:
+        click.echo("no stream has had a gap\n")
+    for book in document["books_unwell"]:
+        click.echo(common.printable(f"{book['venue']} {book['instrument']}: the book is {book['status']} now"))
+    if document["sessions"]:
+        click.echo(common.columns(
+            [[str(s["worker"]), str(s["session"]), s["venue"], s["endpoint"], f"{s['gaps']:,}", f"{s['reconnects']:,}"]
+             for s in document["sessions"]], ["worker", "session", "venue", "endpoint", "gaps", "reconnects"], right=("gaps", "reconnects")) + "\n")
+    rows = [[str(worker["worker"])] + [f"{worker[key]:,}" for key in GAP_COUNTERS] for worker in document["workers"]]
+    click.echo(common.columns(rows, ["worker"] + list(GAP_COUNTERS), right=GAP_COUNTERS))
 
 
 @click.command("errors")
 @common.instance_option
 @common.json_option
 def cmd_errors(name, as_json):
-    """Distinct errors of all workers with their counts, first and last time (UTC)."""
+    """Distinct errors of all workers with their counts, first and last time (UTC).
+
+    \b
+    feedhandler errors -n demo
+    """
     errors = sorted((error for c in _counters(name) for error in c.errors()), key=lambda error: -error["count"])
     document = {"name": name, "errors": errors}
 
@@ -152,7 +199,11 @@ def _clock(ns):
 @common.instance_option
 @common.json_option
 def cmd_readers(name, as_json):
-    """Attached readers: lag in records behind each ring's head, and records lost to lapping."""
+    """Attached readers: lag in records behind each ring's head, and records lost to lapping.
+
+    \b
+    feedhandler readers -n demo
+    """
     from feedhandler.reader import readers
     common.manifest(name)
     document = {"name": name, "readers": readers(name)}

@@ -20,8 +20,8 @@ PROGRESS_S = 1.0
 @click.option("--exit-when-done", is_flag=True, help="End when the recording has been played.")
 @click.option("--close", "close_at_end", is_flag=True, help="Close the connections when the recording has been played.")
 @click.option("--seconds", type=click.FloatRange(min=0), help="End after so many seconds.")
-@click.option("--port", default=0, help="WebSocket port; 0 takes a free one.")
-@click.option("--rest-port", default=0, help="REST port; 0 takes a free one.")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="WebSocket port; 0 takes a free one.")
+@click.option("--rest-port", default=0, type=click.IntRange(0, 65535), help="REST port; 0 takes a free one.")
 @click.option("--plain", is_flag=True, help="No TLS.")
 @click.option("--no-limits", is_flag=True, help="Count the venues' limits without punishing.")
 @click.option("--lifetime", default=86_400.0, show_default=True, help="Seconds until a connection is cut.")
@@ -36,7 +36,12 @@ PROGRESS_S = 1.0
 @click.option("--json", "as_json", is_flag=True, help="Print endpoints at the start and the report at the end as JSON lines.")
 def cmd_simulate(venues, capture, speed, faults, config_out, oracle_out, seconds, exit_when_done, as_json, plain, no_limits, name, workers,
                  **options):
-    """Run simulated venues on loopback, with their protocols, limits and punishments."""
+    """Run simulated venues on loopback, with their protocols, limits and punishments.
+
+    \b
+    feedhandler simulate --venue okx --venue kraken --config-out simulated.toml
+    feedhandler simulate --venue deribit --capture deribit_2021.tsv.gz --speed max --exit-when-done
+    """
     import uvloop
     from feedhandler.simulate.faults import FaultError
     from feedhandler.simulate.player import CaptureError
@@ -58,7 +63,9 @@ def cmd_simulate(venues, capture, speed, faults, config_out, oracle_out, seconds
     outputs = Outputs(simulator, config_out, oracle_out, as_json, name, workers)
     try:
         uvloop.run(run(simulator, outputs, [parse_fault(text) for text in faults], seconds, exit_when_done))
-    except (CaptureError, FaultError, OSError) as problem:
+    except OSError as problem:
+        raise click.ClickException(f"{problem.filename or 'simulate'}: {problem.strerror or problem}; give another path or port") from None
+    except (CaptureError, FaultError) as problem:
         raise click.ClickException(str(problem)) from None
 
 

@@ -26,6 +26,7 @@ def cmd_tail(name, as_json, symbols, kinds, count, seconds):
     unknown = sorted(set(kinds) - set(KINDS.values()))
     if unknown:
         common.fail(f"kind {unknown[0]!r} is not known; use one of {', '.join(KINDS.values())}", common.USAGE)
+    common.manifest(name)
     try:
         feed = feedhandler.attach(name, reader_name="tail")
     except feedhandler.FeedError as error:

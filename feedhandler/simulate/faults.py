@@ -159,7 +159,7 @@ class Faults:
             if fault.kind == "stall":
                 connection.stalled_until = until
             elif fault.kind == "half_open":
-                connection.half_open = True
+                connection.go_dark()
             elif fault.kind == "slow":
                 connection.bytes_per_s, connection.slow_until = fault.bytes_per_s, until
             elif fault.kind == "disconnect":

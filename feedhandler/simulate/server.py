@@ -9,14 +9,13 @@ holds everybody, so that nothing is lost.
 import asyncio
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import inspect
 import json
 import os
 import pathlib
 import shutil
-import socket
-import struct
 import tempfile
 import time
 import urllib.parse
@@ -39,6 +38,8 @@ SLOW_S = 1.0
 BACKLOG_MAX = 16 << 20      # bytes a client may leave unread before it is a slow reader
 WRITE_HIGH = 4 << 20        # bytes in the transport before it says that it is full
 STOP_DRAIN_S = 2.0
+DARK_AFTER_S = 0.1          # a connection goes dark when what was sent last has been acknowledged
+SO_ATTACH_FILTER = 26       # <asm-generic/socket.h>; Python has no name for it
 CHANNEL_ORDER = ("trade", "agg_trade", "quote", "book", "window")
 CATCH_UP_S = 0.25           # a sender later than this starts its count anew
 HEADERS = [header(size) for size in range(4096)]
@@ -137,8 +138,10 @@ class Connection(picows.WSListener):
         self.transport.underlying_transport.abort()
 
     def reset(self):
-        """RST: linger 0, then close."""
-        self.transport.underlying_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """RST now: connect() to no address (AF_UNSPEC) makes the kernel send one, whenever the loop gets to close the socket."""
+        fd = self.transport.underlying_transport.get_extra_info("socket").fileno()
+        if ctypes.CDLL(None).connect(fd, bytes(16), 16) != 0:
+            raise OSError(f"the connection {self.identity} of {self.side.name} could not be reset")
         self.abort()
 
     def attach(self, stream, snapshot=True):
@@ -215,6 +218,20 @@ class Connection(picows.WSListener):
         self.transport.underlying_transport.write(data)
         self.sent_at = self.now()
         self.simulator.bytes_sent += len(data)
+
+    def go_dark(self):
+        """From now on nothing comes from here, not even an acknowledgement: the path to the client is gone."""
+        self.half_open = True
+        asyncio.get_running_loop().call_later(DARK_AFTER_S, self.deafen)
+
+    def deafen(self):
+        """Drop what the client's kernel sends, keepalive probes too, before ours can answer it."""
+        raw = self.transport.underlying_transport.get_extra_info("socket")
+        if raw is None or raw.fileno() < 0:
+            return
+        drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))     # BPF: return 0 bytes of every packet
+        with socket.socket(fileno=os.dup(raw.fileno())) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop_all)))
 
     def held(self):
         return self.half_open or self.stalled_until and self.now() < self.stalled_until

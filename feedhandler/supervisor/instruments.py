@@ -5,6 +5,7 @@ import difflib
 from feedhandler import control
 
 DIGITS_MAX = 18   # of an exponent: 10^18 is the largest power of ten a mantissa holds
+ROOM_DIGITS = 6   # a value a million times the tick or strike must still fit where digits are added for derived prices
 NAMED_MAX = 3     # near names in a did-you-mean
 _INT64_MAX = (1 << 63) - 1
 
@@ -27,6 +28,14 @@ def mantissa(text, digits):
     return int(value)
 
 
+def roomy(digits, wanted, *texts):
+    """digits, or more, up to wanted, while numbers a million times these still fit a mantissa."""
+    largest = max([abs(decimal.Decimal(text)) for text in texts if text], default=0)
+    while wanted > digits and largest.scaleb(wanted + ROOM_DIGITS) > _INT64_MAX:
+        wanted -= 1
+    return max(digits, wanted)
+
+
 class Master:
     """Ids and rows. table is tables.Instruments; what it already holds keeps its id."""
 
@@ -41,8 +50,8 @@ class Master:
         self.rows[row["id"]] = row
         self.ids[row["venue_name"], row["symbol"]] = row["id"]
 
-    def add(self, venue, index, instrument):
-        """The id of a venue.Instrument; its row is written the first time it is met."""
+    def add(self, venue, index, instrument, price_digits_min=0, size_digits_min=0):
+        """The id of a venue.Instrument; its row is written the first time it is met, with these digits at least if they fit."""
         known = self.ids.get((venue, instrument.symbol))
         if known is not None:
             return known
@@ -50,8 +59,9 @@ class Master:
         if id >= self.table.row_max:
             raise InstrumentError(f"{venue} {instrument.symbol} is one instrument more than instruments.max = {self.table.row_max}; raise it")
         try:
-            price_digits = digits_of(instrument.tick, instrument.strike)
-            size_digits, multiplier_digits = digits_of(instrument.lot), digits_of(instrument.multiplier)
+            price_digits = roomy(digits_of(instrument.tick, instrument.strike), price_digits_min, instrument.tick, instrument.strike)
+            size_digits = roomy(digits_of(instrument.lot), size_digits_min, instrument.lot)
+            multiplier_digits = digits_of(instrument.multiplier)
             if max(price_digits, size_digits, multiplier_digits) > DIGITS_MAX:
                 raise InstrumentError(f"more than {DIGITS_MAX} decimal places")
             self.table.put(
@@ -71,8 +81,8 @@ class Master:
         return control.InstrumentRow(id, row["venue_name"], row["symbol"], row["price_exponent"], row["size_exponent"])
 
     def exponents_raised(self, id, price_exponent, size_exponent):
-        self.table.set_exponents(id, price_exponent, size_exponent)
-        self.rows[id] = self.table.get(id)
+        """For a worker that begins with an instrument; the table keeps the exponents it was listed with."""
+        self.rows[id] = {**self.rows[id], "price_exponent": price_exponent, "size_exponent": size_exponent}
 
 
 def resolve(venue, listed, symbols, limit):

@@ -104,7 +104,7 @@ class Rest:
                 return self._refused(answer, body)
         except (aiohttp.ClientError, asyncio.TimeoutError, ssl.SSLError, OSError, ValueError) as error:
             self.failed += 1
-            return Reply(0, b"", f"{self.base}{request.path}: {type(error).__name__} {error}".strip(), 1.0)
+            return Reply(0, b"", f"{self.base}{request.path}: {_cause(error)}", 1.0)
 
     def _refused(self, answer, body):
         self.failed += 1
@@ -140,6 +140,14 @@ class Rest:
         await asyncio.gather(self.task, *self.open, return_exceptions=True)
         if self.session is not None:
             await self.session.close()
+
+
+def _cause(error):
+    """What went wrong, in the system's own words where it has them."""
+    if isinstance(error, asyncio.TimeoutError):
+        return f"no answer within {TIMEOUT_S:g} s"
+    inner = getattr(error, "os_error", error)
+    return getattr(inner, "strerror", None) or f"{type(error).__name__} {error}".strip()
 
 
 def retry_after(text, default_s, now_s):

@@ -3,6 +3,7 @@
 The owner and root may do everything; others whom the directory's group lets in may look.
 """
 import asyncio
+import inspect
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ LOOK = ("status", "subs", "conns", "capacity", "plan")
 
 
 class Server:
-    """verbs: {name: function(arguments) → result}; a ValueError of one is the answer's error."""
+    """verbs: {name: function(arguments) → result, or a coroutine of it}; a ValueError of one is the answer's error."""
 
     def __init__(self, path, verbs, log):
         self.path, self.verbs, self.log = path, verbs, log
@@ -58,10 +59,10 @@ class Server:
                 return
             for request in requests:
                 size = 0
-                writer.write(control.encode(self._answer(request, uid)))
+                writer.write(control.encode(await self._answer(request, uid)))
                 await writer.drain()
 
-    def _answer(self, request, uid):
+    async def _answer(self, request, uid):
         verb = self.verbs.get(request.verb)
         if verb is None:
             return control.Answer(False, None, f"verb {request.verb!r} is not known; there are {', '.join(self.verbs)}")
@@ -69,6 +70,7 @@ class Server:
             self.log("request_refused", verb=request.verb, uid=uid)
             return control.Answer(False, None, f"user id {uid} may look ({', '.join(LOOK)}) but not {request.verb}; ask the owner of the instance")
         try:
-            return control.Answer(True, verb(request.arguments))
+            result = verb(request.arguments)
+            return control.Answer(True, await result if inspect.isawaitable(result) else result)
         except ValueError as error:
             return control.Answer(False, None, str(error))

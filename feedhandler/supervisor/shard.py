@@ -18,6 +18,7 @@ from feedhandler.supervisor import instruments
 
 REST_DEFAULT = Window(10, 1.0)   # where a venue documents no REST limit
 ATTEMPTS_DEFAULT = Window(100, 10.0)
+TRANSIT_S = 0.5   # attempts granted so far apart may reach the venue at once: name, TCP and TLS take their time
 
 
 class VenueHome:
@@ -39,7 +40,12 @@ class VenueHome:
             filter(None, map(rest_window, self.profiles.values())), REST_DEFAULT)
         self.listed = None           # [Instrument] once known
         self.problem = "its instrument list was not fetched yet"
-        self.first_data_s = None
+        self.first_data_s = None     # how long the first took, once there is one
+        self.deadline_s = table.first_data_s if table else None
+
+    def deadline(self, stream):
+        """Seconds to a stream's first data; 0: it may stay silent for ever, and no setting changes that."""
+        return self.deadline_s if self.deadline_s and stream.first_data_s else stream.first_data_s
 
     def connect_key(self, endpoint):
         return f"connect {self.name} {urllib.parse.urlsplit(self.urls[endpoint]).netloc}"
@@ -49,7 +55,9 @@ class VenueHome:
         return f"rest {self.name} {urllib.parse.urlsplit(self.rest_url).netloc}"
 
     def attempt_windows(self, endpoint):
-        return self.typed[endpoint].attempts or (ATTEMPTS_DEFAULT,)
+        """Of connection attempts, as they are granted: long enough that as they arrive they keep the venue's."""
+        windows = self.typed[endpoint].attempts or (ATTEMPTS_DEFAULT,)
+        return tuple(Window(window.n, window.per_s + TRANSIT_S) for window in windows)
 
 
 class Shards:
@@ -87,7 +95,8 @@ class Shards:
 
     def _want(self, entry, home, instrument, wanted, details, problems):
         try:
-            id = self.master.add(home.name, home.index, instrument)
+            id = self.master.add(home.name, home.index, instrument, home.venue.price_digits_min.get(instrument.kind, 0),
+                                 home.venue.size_digits_min.get(instrument.kind, 0))
         except instruments.InstrumentError as error:
             problems.append(str(error))
             return
@@ -153,7 +162,7 @@ class Shards:
             stream = details[want.key]
             id = self.stream_ids.setdefault(want.key, len(self.stream_ids) + 1)
             streams.append(control.StreamPlan(id, want.instrument, stream.endpoint, stream.wire, want.symbol, stream.channel,
-                                              stream.depth, stream.snapshot, stream.first_data_s))
+                                              stream.depth, stream.snapshot, home.deadline(stream)))
         assign.connections.append(control.ConnectionPlan(connection.id, connection.venue, connection.endpoint, home.urls[connection.endpoint],
                                                          streams, home.ca_file, home.profiles[connection.endpoint]))
         known = {row.id for row in assign.instruments}

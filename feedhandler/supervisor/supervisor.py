@@ -29,6 +29,7 @@ LIST_TIMEOUT_S = 15.0        # the first plan waits this long for instrument lis
 SPACE_RESERVE = 1 << 20      # bytes left free for others
 STDERR_SIZE_MAX = 1 << 20    # of launcher.log, where workers print what should not happen
 PROBLEM_MAX = 100            # sentences shown
+FRESH_TIMEOUT_S = 0.5        # subs waits this long for the workers' figures of now
 SETTLED = ("LIVE", "REJECTED", "STALE")
 
 
@@ -49,6 +50,7 @@ class Supervisor:
         self.sessions = {}               # connection id → (worker, SessionState)
         self.permit_queue = []           # (worker, WantPermit)
         self.snapshots = {}              # stream id → task
+        self.asked = {}                  # worker number → future of its answer to Query
         self.punished = {}               # (venue, endpoint) → last Punished
         self.tasks = set()
         self.begun = time.monotonic()
@@ -128,6 +130,7 @@ class Supervisor:
         if not self.planned:
             if lists:
                 await asyncio.wait(lists, timeout=LIST_TIMEOUT_S)
+                self._check_reached()
             self._plan()
         self._task(self._permits())
         self._task(self._learn())
@@ -232,6 +235,14 @@ class Supervisor:
         if self.planned:
             self._plan()
 
+    def _check_reached(self):
+        """One venue that cannot be reached is a reason to be degraded; all of them are no start."""
+        homes = self.shards.homes.values()
+        if all(home.listed is None for home in homes):
+            said = [home.problem or f"{home.name}: no answer from {home.rest_url} within {LIST_TIMEOUT_S:g} s" for home in homes]
+            raise StartError("no venue could be reached:\n  " + "\n  ".join(said[:PROBLEM_MAX])
+                             + "\nlook at this machine's network and name service, then start again; feedhandler demo needs neither")
+
     def _plan(self):
         """Place what is wanted and tell the workers. The first plan must fit; a later one that does not changes nothing."""
         try:
@@ -282,6 +293,8 @@ class Supervisor:
             if number == worker.number:
                 self.states[id] = control.StreamState(id, "DOWN", f"worker {number} died", now)
         self.sessions = {id: entry for id, entry in self.sessions.items() if entry[0] != worker.number}
+        if worker.number in self.asked:
+            self.asked.pop(worker.number).set_result(None)
         self.permit_queue = [entry for entry in self.permit_queue if entry[0] is not worker]
 
     def on_message(self, worker, message):
@@ -296,6 +309,8 @@ class Supervisor:
                     home.first_data_s = time.monotonic() - self.begun
         for session in message.sessions:
             self.sessions[session.id] = worker.number, session
+        if message.full and worker.number in self.asked:
+            self.asked.pop(worker.number).set_result(None)
         if message.full and worker.counters is not None:
             self.learner.heard(worker.number, worker.pid, message.streams, worker.counters.sessions(), self.shards.streams, self.shards.home_of)
         self._look_ready()
@@ -487,8 +502,18 @@ class Supervisor:
                 "connections": len(connections), "slots": None if None in room else sum(room),
                 "first_data_s": None if home.first_data_s is None else round(home.first_data_s, 3), "rest": client.document() if client else None}
 
-    def subs(self, arguments):
-        """Every stream: what it is, where it lives, how it is."""
+    async def _fresh(self):
+        """Let every worker say how its streams are now; who does not answer in time is shown as it last was."""
+        for worker in self.crew.workers:
+            if worker.state == "UP" and worker.number not in self.asked:
+                self.asked[worker.number] = asyncio.get_running_loop().create_future()
+                worker.say(control.Query())
+        if self.asked:
+            await asyncio.wait(list(self.asked.values()), timeout=FRESH_TIMEOUT_S)
+
+    async def subs(self, arguments):
+        """Every stream: what it is, where it lives, how it is at this moment."""
+        await self._fresh()
         rows = []
         for id, stream in sorted(self.shards.streams.items()):
             venue, worker, connection = self.shards.home_of[id]
@@ -496,7 +521,8 @@ class Supervisor:
             rows.append({"id": id, "venue": venue, "instrument": self.shards.master.rows[stream.instrument]["canonical"], "symbol": stream.symbol,
                          "channel": stream.channel, "depth": stream.depth, "endpoint": stream.endpoint, "wire": stream.wire, "worker": worker,
                          "connection": connection, "state": state.state, "reason": state.reason, "since_ns": state.since_ns,
-                         "last_ns": state.last_ns, "messages": state.messages, "gaps": state.gaps})
+                         "last_ns": state.last_ns, "messages": state.messages, "gaps": state.gaps, "gap_ns": state.gap_ns,
+                         "gap_reason": state.gap_reason})
         return {"name": self.name, "streams": rows}
 
     def conns(self, arguments):

@@ -14,8 +14,11 @@ cdef extern from *:
     """
     /* Release: a reader that sees this state also sees the row before it. Pairs with the acquire load of state in readers. */
     static void fh_row_publish(fh_instrument *row, uint8_t state) { __atomic_store_n(&row->state, state, __ATOMIC_RELEASE); }
+    /* Release: a reader that sees this generation also sees the rows listed before it. Pairs with the load in Feed.refresh(). */
+    static void fh_generation_next(uint64_t *generation) { __atomic_store_n(generation, *generation + 1, __ATOMIC_RELEASE); }
     """
     void fh_row_publish(fh_instrument *row, uint8_t state) nogil
+    void fh_generation_next(uint64_t *generation) nogil
 
 KINDS = {"spot": FH_SPOT, "perpetual": FH_PERPETUAL, "future": FH_FUTURE, "option": FH_OPTION}
 LISTED, SUBSCRIBED, DELISTED = FH_LISTED, FH_SUBSCRIBED, FH_DELISTED
@@ -91,7 +94,10 @@ cdef class Instruments:
     def put(self, uint32_t id, str kind, int price_exponent, int size_exponent, int venue, int64_t tick, int64_t lot,
             int64_t multiplier, int multiplier_exponent, bint inverse, uint64_t expiry_ns, int64_t strike,
             str venue_name, str symbol, str canonical, int owner=0):
-        """Fill a row and show it as LISTED. ValueError where a text does not fit."""
+        """Fill a row and show it as LISTED. ValueError where a text does not fit.
+
+        Its exponents are those its first record comes in and stay as they are: what changes later is told in the ring
+        and held in `state`, so that a reader that is behind never meets the exponents of a record to come."""
         cdef fh_instrument *row = self.row(id)
         fh_row_publish(row, 0)
         memset(row, 0, sizeof(fh_instrument))
@@ -105,25 +111,13 @@ cdef class Instruments:
         _text(row.symbol, sizeof(row.symbol), symbol)
         _text(row.canonical, sizeof(row.canonical), canonical)
         fh_row_publish(row, FH_LISTED)
+        fh_generation_next(&self.table.file.generation)
 
     def set_state(self, uint32_t id, int state):
         fh_row_publish(self.row(id), state)
 
     def set_owner(self, uint32_t id, int worker):
         self.row(id).owner = worker
-
-    def set_exponents(self, uint32_t id, int price_exponent, int size_exponent):
-        """Follow a change the owner made in the ring; tick, lot and strike keep their value."""
-        cdef fh_instrument *row = self.row(id)
-        price_digits, size_digits = row.price_exponent - price_exponent, row.size_exponent - size_exponent
-        if price_digits < 0 or size_digits < 0:
-            raise ValueError(f"instrument {id}: exponents {price_exponent}, {size_exponent} would drop digits of "
-                             f"{row.price_exponent}, {row.size_exponent}")
-        row.tick = row.tick * 10**price_digits
-        row.lot = row.lot * 10**size_digits
-        if row.strike != FH_UNDEFINED:
-            row.strike = row.strike * 10**price_digits
-        row.price_exponent, row.size_exponent = price_exponent, size_exponent
 
     def get(self, uint32_t id):
         """A row as a dict, or None where it is free."""

@@ -25,6 +25,7 @@ import urllib.parse
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 from feedhandler._cext cimport *
+from feedhandler.venue cimport no_statistic, statistic
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
 cdef enum:
@@ -101,21 +102,27 @@ cdef inline bint is_13_digits(const fh_json *cursor) noexcept nogil:
 cdef inline void note(Message *message, fh_json *cursor, int index) noexcept nogil:
     """Any value into its slot. A key that comes twice is malformed."""
     cdef Slot *slot = &message.slot[index]
-    cdef char first = fh_json_peek(cursor)
+    cdef char first = cursor.at[0]
     if message.seen & (<uint64_t>1 << index):
         fh_json_fail(cursor, FH_ERROR_MALFORMED)
         return
     message.seen |= <uint64_t>1 << index
-    slot.type = first
-    if first == c'"':
-        if index != c's' - c'A' and fh_json_decimal_usual(cursor, &slot.number):
+    if first == c'"':   # of another frame, if ours is cut off here: both calls know where it ends
+        if index != c's' - c'A' and fh_json_quoted_usual(cursor, &slot.number):
             slot.type = c'0'
         else:
+            slot.type = c'"'
             fh_json_string(cursor, &slot.text)
-    elif c'1' <= first <= c'9' and is_13_digits(cursor):
+        return
+    if c'1' <= first <= c'9' and is_13_digits(cursor):
         slot.type = c'1'
         slot.text.at = cursor.at
         cursor.at += 13
+        return
+    first = fh_json_peek(cursor)
+    slot.type = first
+    if first == c'"':
+        fh_json_string(cursor, &slot.text)
     elif first == c'-' or (c'0' <= first <= c'9'):
         slot.type = c'0'
         fh_json_decimal(cursor, &slot.number)
@@ -234,7 +241,11 @@ cdef inline int slot_settle(Slot *slot) noexcept nogil:
 
 
 cdef inline int slot_uint(Slot *slot, uint64_t *value) noexcept nogil:
-    cdef int error = slot_settle(slot)
+    cdef int error
+    if slot.type == c'1':
+        value[0] = fh_scan_digits16(slot.text.at, 13)
+        return FH_OK
+    error = slot_settle(slot)
     if error != FH_OK:
         return error
     if slot.number.flags != 0 or slot.number.digits != 0 or slot.number.mantissa < 0:
@@ -263,6 +274,15 @@ cdef inline int size_word(Message *message, fh_event *event, int letter, int wor
     if error != FH_OK:
         return error
     return fh_batch_size(message.batch, event, &message.rows[event.instrument], &slot.number, &event.body.word[word])
+
+
+cdef inline int real_word(Message *message, fh_event *event, int letter, int word) noexcept nogil:
+    """A turnover or average, as a double."""
+    cdef Slot *slot = slot_of(message, letter)
+    cdef int error = slot_settle(slot)
+    if error == FH_OK:
+        statistic(event, word, &slot.number)
+    return error
 
 
 cdef inline int time_ns(Slot *slot, uint64_t *ns) noexcept nogil:
@@ -513,6 +533,7 @@ cdef int emit_candle(Message *message) noexcept nogil:
     """kline. COIN-M's q is a turnover in the base coin: quote_volume is the venue's q, whatever it counts."""
     cdef Message inner
     cdef uint64_t start_ns = 0, count = 0, seconds
+    cdef bint closed = False
     cdef int error = note_inner(message, c'k', &inner)
     if error != FH_OK:
         return error
@@ -528,14 +549,16 @@ cdef int emit_candle(Message *message) noexcept nogil:
     event.slot_count = 2
     error = (price_word(&inner, event, c'o', 0) or price_word(&inner, event, c'h', 1)
              or price_word(&inner, event, c'l', 2) or price_word(&inner, event, c'c', 3)
-             or size_word(&inner, event, c'v', 4) or price_word(&inner, event, c'q', 5)
+             or size_word(&inner, event, c'v', 4) or real_word(&inner, event, c'q', 5)
              or time_ns(slot_of(&inner, c't'), &start_ns) or slot_uint(slot_of(&inner, c'n'), &count)
              or set_time(message, event, False))
+    if error == FH_OK and inner.seen & bit(c'x'):
+        error = slot_bool(slot_of(&inner, c'x'), &closed)
     seconds = interval_s(slot_of(&inner, c'i'))
     if error == FH_OK and (seconds == 0 or count >> 32 != 0 or start_ns == 0):
         return FH_ERROR_RANGE
     event.body.word[6] = <int64_t>start_ns
-    event.body.word[7] = <int64_t>(seconds << 32 | count)
+    event.body.word[7] = <int64_t>((seconds | (FH_CANDLE_CLOSED if closed else <uint64_t>0)) << 32 | count)
     return error
 
 
@@ -553,13 +576,14 @@ cdef int emit_ticker(Message *message, bint full) noexcept nogil:
     if event == NULL:
         return FH_ERROR_FULL
     event.slot_count = 2
-    event.body.word[6] = event.body.word[7] = FH_UNDEFINED
+    event.body.word[7] = FH_UNDEFINED
+    no_statistic(event, 6)
     cdef int error = (price_word(message, event, c'c', 0) or price_word(message, event, c'o', 1)
                       or price_word(message, event, c'h', 2) or price_word(message, event, c'l', 3)
-                      or size_word(message, event, c'v', 4) or price_word(message, event, c'q', 5)
+                      or size_word(message, event, c'v', 4) or real_word(message, event, c'q', 5)
                       or set_time(message, event, False))
     if error == FH_OK and full:
-        error = price_word(message, event, c'w', 6) or slot_uint(slot_of(message, c'n'), &count)
+        error = real_word(message, event, c'w', 6) or slot_uint(slot_of(message, c'n'), &count)
         event.body.word[7] = <int64_t>count
     return error
 

@@ -39,6 +39,7 @@ cdef class BinanceCoinm(Venue):
     urls = {endpoint: profile["url"]["primary"] for endpoint, profile in PROFILES.items()}
     rest_url = "https://dapi.binance.com"
     resync = "rest"
+    price_digits_min = {"perpetual": 8, "future": 8}  # markPriceUpdate: p and i, "11794.15000000" (mark price stream, as above)
 
     cdef int decode(self, const char *payload, size_t size, uint64_t ts_recv_ns, fh_batch *batch) noexcept nogil:
         return binance_decode(self.symbols, self.rows, BINANCE_COINM, payload, size, batch)

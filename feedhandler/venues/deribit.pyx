@@ -37,7 +37,7 @@ cimport cython
 from libc.math cimport NAN
 from libc.string cimport memchr, memcpy, memset
 from feedhandler._cext cimport *
-from feedhandler.venue cimport Venue, bids_first, price_or_none, rounded
+from feedhandler.venue cimport Venue, bids_first, no_statistic, price_or_none, rounded, statistic
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, Reply, RestRequest, Stream, VenueError
 
 CHANNELS_MAX = 500      # of one subscribe: "break them into batches, e.g. 2 messages of 500 each"
@@ -335,14 +335,15 @@ cdef int ticker_event(fh_batch *batch, const fh_instrument *row, const Ticker *t
     if event == NULL:
         return FH_ERROR_FULL
     event.slot_count = 2
-    event.body.word[1] = event.body.word[6] = FH_UNDEFINED
+    event.body.word[1] = FH_UNDEFINED
+    no_statistic(event, 6)
     result = price_or_none(batch, event, row, &ticker.last, &event.body.word[0])
     if result == FH_OK:
         result = price_or_none(batch, event, row, &ticker.high, &event.body.word[2])
     if result == FH_OK:
         result = price_or_none(batch, event, row, &ticker.low, &event.body.word[3])
     event.body.word[4] = rounded(event, &ticker.volume, -row.size_exponent)
-    event.body.word[5] = rounded(event, &ticker.volume_usd, -row.price_exponent)
+    statistic(event, 5, &ticker.volume_usd)
     return result
 
 
@@ -374,6 +375,8 @@ cdef class Deribit(Venue):
     urls = {endpoint: profile["url"]["primary"] for endpoint, profile in PROFILES.items()}
     rest_url = "https://www.deribit.com"
     resync = "resubscribe"
+    # mark_price, index_price and estimated delivery prices have up to 8 digits, whatever the tick (recorded ticker messages of 2021).
+    price_digits_min = {"spot": 8, "perpetual": 8, "future": 8, "option": 8}
 
     # -- data plane ------------------------------------------------------------------------------------------
 
@@ -736,7 +739,7 @@ cdef class Deribit(Venue):
             if result < 0:
                 return result
         event.body.word[4] = rounded(event, &value[4], -row.size_exponent)
-        event.body.word[5] = rounded(event, &value[5], -row.price_exponent)
+        statistic(event, 5, &value[5])
         event.body.word[6] = <int64_t>ts_ns
         event.body.word[7] = <int64_t>(<uint64_t>source.interval_s << 32)
         return FH_OK

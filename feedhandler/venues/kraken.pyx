@@ -28,7 +28,7 @@ cimport cython
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from feedhandler._cext cimport *
-from feedhandler.venue cimport Venue
+from feedhandler.venue cimport Venue, no_statistic, statistic
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
 cdef extern from "fh_batch.h" nogil:
@@ -81,6 +81,11 @@ cdef enum:
     HAS_SYMBOL = 8
     HAS_SIDE = 16
     HAS_ID = 32
+
+# The most digits a book's prices and sizes were written with since its snapshot: the checksum is over these, whatever the row has.
+cdef struct Written:
+    int price, size
+    bint known
 
 # Every field of any element that we use. A number not met has digits -1.
 cdef struct Element:
@@ -215,14 +220,18 @@ cdef int64_t rounded(fh_event *event, const fh_decimal *value, int exponent) noe
     return mantissa
 
 
-cdef int as_written(fh_batch *batch, const fh_event *event, const fh_instrument *row) noexcept nogil:
-    """FH_ERROR_DIGITS if a level was written with more digits than the row holds, trailing zeros included."""
+cdef int as_written(fh_batch *batch, const fh_event *event, const fh_instrument *row, Written *written) noexcept nogil:
+    """Note the digits a book is written with, trailing zeros included. FH_ERROR_DIGITS if that is more than the row holds."""
     cdef const fh_change *change = &batch.changes[event.body.book.change_begin]
-    cdef int price = -<int>row.price_exponent, size = -<int>row.size_exponent
+    cdef int price, size
     cdef uint32_t i
+    if event.flags & FH_SNAPSHOT:
+        written.price = written.size = 0
     for i in range(event.body.book.change_count):
-        price = max(price, change[i].price_digits & ~CHANGE_CUT)
-        size = max(size, change[i].size_digits & ~CHANGE_CUT)
+        written.price = max(written.price, change[i].price_digits & ~CHANGE_CUT)
+        written.size = max(written.size, change[i].size_digits & ~CHANGE_CUT)
+    written.known = True
+    price, size = max(written.price, -<int>row.price_exponent), max(written.size, -<int>row.size_exponent)
     if (price == -row.price_exponent and size == -row.size_exponent) or batch.accept_inexact:
         return FH_OK
     batch.wanted_instrument = row.id
@@ -239,16 +248,19 @@ cdef class Kraken(Venue):
     resync = "resubscribe"
 
     cdef uint8_t *trigger       # by instrument: what its ticker subscription is triggered by
+    cdef Written *written       # by instrument
     cdef dict requests          # request id -> {symbol: wire}
 
     def __cinit__(self, uint32_t row_max=1024):
         self.requests = {}
         self.trigger = <uint8_t *>calloc(row_max, 1)
-        if self.trigger == NULL:
-            raise MemoryError("no memory for the ticker table")
+        self.written = <Written *>calloc(row_max, sizeof(Written))
+        if self.trigger == NULL or self.written == NULL:
+            raise MemoryError("no memory for the tables by instrument")
 
     def __dealloc__(self):
         free(self.trigger)
+        free(self.written)
 
     # -- data plane ------------------------------------------------------------------------------------------
 
@@ -374,7 +386,7 @@ cdef class Kraken(Venue):
         event.body.book.change_count = batch.change_count - begin
         event.body.book.checksum = element.checksum
         event.body.book.has_checksum = 1 if element.has & HAS_CHECKSUM else 0
-        if as_written(batch, event, row) < 0:
+        if as_written(batch, event, row, &self.written[row.id]) < 0:
             return FH_ERROR_DIGITS
         return fh_batch_scale(batch, event, row)
 
@@ -428,8 +440,8 @@ cdef class Kraken(Venue):
         event.body.word[2] = rounded(event, &element.number[HIGH], row.price_exponent)
         event.body.word[3] = rounded(event, &element.number[LOW], row.price_exponent)
         event.body.word[4] = rounded(event, &element.number[VOLUME], row.size_exponent)
-        event.body.word[5] = FH_UNDEFINED
-        event.body.word[6] = rounded(event, &element.number[VWAP], row.price_exponent)
+        no_statistic(event, 5)
+        statistic(event, 6, &element.number[VWAP])
         return FH_OK
 
     cdef int candle(self, Element *element, const fh_instrument *row, fh_batch *batch) noexcept nogil:
@@ -449,7 +461,7 @@ cdef class Kraken(Venue):
             if fh_batch_price(batch, event, row, &element.number[places[i]], &event.body.word[i]) < 0:
                 return FH_ERROR_DIGITS
         event.body.word[4] = rounded(event, &element.number[VOLUME], row.size_exponent)
-        event.body.word[5] = FH_UNDEFINED
+        no_statistic(event, 5)
         event.body.word[6] = <int64_t>element.begin_ns
         event.body.word[7] = <int64_t>(element.count | element.interval * 60 << 32)
         return FH_OK
@@ -458,7 +470,10 @@ cdef class Kraken(Venue):
                       const fh_instrument *row) noexcept nogil:
         if not event.body.book.has_checksum:
             return -1
-        return fh_book_crc_kraken(book, -row.price_exponent, -row.size_exponent) == event.body.book.checksum
+        cdef const Written *written = &self.written[row.id]
+        cdef int price_added = -row.price_exponent - written.price if written.known else 0
+        cdef int size_added = -row.size_exponent - written.size if written.known else 0
+        return fh_book_crc_kraken(book, max(price_added, 0), max(size_added, 0)) == event.body.book.checksum
 
     # -- control plane ---------------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ computation on tickers, mark, index, funding, open interest and greeks, start of
 hosts behind these clocks differ: nothing here compares two of them.
 
 Units: sizes are base coins on spot and contracts on derivatives (multiplier = ctVal * ctMult). 24-hour sums
-(quote volume, open interest in USD) are rounded to the instrument's exponents and flagged INEXACT; they never
-raise an exponent. Funding rates have up to 16 digits and are rounded to 12, flagged INEXACT. Greeks are the
+(volume, open interest in USD) are rounded to the instrument's exponents and flagged INEXACT; they never raise an
+exponent. Funding rates have up to 16 digits and are rounded to 12, flagged INEXACT. Greeks are the
 Black-Scholes ones in USD, volatilities are fractions (0.5 is 50 %), NaN where the venue sent nothing.
 
 Continuity: a snapshot has prevSeqId -1; a change's prevSeqId is the last seqId. seqId equal to prevSeqId is a
@@ -34,7 +34,7 @@ cimport cython
 from libc.math cimport NAN
 from libc.string cimport memcmp, memcpy, memset
 from feedhandler._cext cimport *
-from feedhandler.venue cimport Venue, bids_first, price_or_none, rounded
+from feedhandler.venue cimport Venue, bids_first, no_statistic, price_or_none, rounded, statistic
 from feedhandler.venue import Ack, Alive, Closing, Complaint, Instrument, RestRequest, Stream, VenueError
 
 REQUEST_SIZE_MAX = 65_536  # bytes of one request: "the total length of multiple channels cannot exceed 64 KB"
@@ -268,6 +268,9 @@ cdef class Okx(Venue):
     urls = {endpoint: profile["url"]["primary"] for endpoint, profile in PROFILES.items()}
     rest_url = "https://www.okx.com"
     resync = "resubscribe"
+    # markPx and idxPx are finer than the tick (docs-v5: mark price channel, index tickers channel); an index is published on the spot
+    # instrument of its name.
+    price_digits_min = {"spot": 8, "perpetual": 8, "future": 8, "option": 8}
 
     # -- data plane ------------------------------------------------------------------------------------------
 
@@ -563,9 +566,9 @@ cdef class Okx(Venue):
             if result < 0:
                 return result
         event.body.word[4] = rounded(event, &value[4], -row.size_exponent)
-        event.body.word[5] = rounded(event, &value[5], -row.price_exponent)
+        statistic(event, 5, &value[5])
         if kind == FH_TICKER:
-            event.body.word[6] = FH_UNDEFINED  # no weighted average
+            no_statistic(event, 6)  # no weighted average
         return FH_OK
 
     cdef int mark(self, fh_json *json, Arg *arg, fh_batch *batch) noexcept nogil:
@@ -733,6 +736,8 @@ cdef class Okx(Venue):
         cdef uint64_t ts_ns = 0
         cdef int index = 0, result
         cdef uint32_t before = batch.event_count
+        cdef fh_text confirm
+        confirm.size = 0
         value[5].digits = -1
         if not fh_json_array(json):
             return json.error
@@ -740,6 +745,9 @@ cdef class Okx(Venue):
             if index == 0: fh_json_time_ms(json, &ts_ns)
             elif index <= 5: fh_json_decimal(json, &value[index - 1])
             elif index == 7: number(json, &value[5])
+            elif index == 8:
+                if not fh_json_string(json, &confirm):
+                    return json.error
             else: fh_json_skip(json)
             index += 1
         if json.error < 0:
@@ -749,7 +757,8 @@ cdef class Okx(Venue):
         result = self.candle_event(FH_CANDLE, FH_CHANNEL_CANDLE, &arg.symbol, ts_ns, value, batch)
         if result == FH_OK and batch.event_count > before:
             batch.events[before].body.word[6] = <int64_t>ts_ns
-            batch.events[before].body.word[7] = <int64_t>(<uint64_t>arg.interval_s << 32)
+            batch.events[before].body.word[7] = <int64_t>(
+                (arg.interval_s | (FH_CANDLE_CLOSED if confirm.size == 1 and confirm.at[0] == c'1' else <uint64_t>0)) << 32)
         return result
 
     cdef int greeks(self, fh_json *json, Arg *arg, fh_batch *batch) noexcept nogil:

@@ -235,7 +235,7 @@ class Link:
         for stream in streams:
             last_ns, messages, gaps, _ = self.worker.publisher.stream_stats(stream.plan.instrument, stream.plan.channel)
             yield control.StreamState(stream.id, stream.state, stream.reason, stream.since_ns + offset_ns, last_ns, messages,
-                                      max(gaps, stream.gaps))
+                                      max(gaps, stream.gaps), stream.gap_ns and stream.gap_ns + offset_ns, stream.gap_reason)
 
     def session_state(self):
         connection = self.connection

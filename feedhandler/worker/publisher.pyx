@@ -146,7 +146,7 @@ cdef class Publisher:
         if self.counters == NULL:
             raise failed(FH_ERROR_SYSTEM, f"worker-{self.worker}.counters")
         self.table(&self.state, dir_fd, b"state", FH_MAGIC_STATE, sizeof(fh_state_row))
-        if self.table(&self.readers, dir_fd, b"readers", FH_MAGIC_READERS, sizeof(fh_reader_slot)):
+        if fh_readers_open(&self.readers, dir_fd) == FH_OK:     # without it readers that wait look again by themselves
             self.writer.waiting = &(<fh_readers *>self.readers.file).waiting[self.worker]
         if resume:
             self.counters.counter[FH_COUNTER_resumes] += 1

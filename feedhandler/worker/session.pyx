@@ -36,7 +36,10 @@ TLS_TIMEOUT_S = 10.0
 UPGRADE_TIMEOUT_S = 5.0
 READ_BUFFER_SIZE = 65536
 TLS_BUFFER_SIZE = 131072
-KEEPALIVE = ((socket.SO_KEEPALIVE, 1), (socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
+KEEPALIVE = ((socket.SO_KEEPALIVE, 1), (socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2),
+             (socket.TCP_USER_TIMEOUT, 2200))
+"""Nothing heard for 1 s: a probe, another after 1 s, dead at 3 s. While something of ours waits for its acknowledgement, a ping
+for instance, the kernel sends no probes and would repeat it for minutes: 2.2 s end that. Above 2 s they leave the probes alone."""
 
 STATUS = {"STALE": FH_STALE_STREAM, "LIVE": FH_LIVE, "REJECTED": FH_REJECTED, "SESSION_UP": FH_SESSION_UP,
           "SESSION_DOWN": FH_SESSION_DOWN}
@@ -328,7 +331,7 @@ def tls_context(ca_file):
 
 
 async def _socket(parsed_url):
-    """The TCP connection, with keepalive 1/1/2 from its first moment: a dead path is noticed within 3 s."""
+    """The TCP connection, with keepalive 1/1/2 from its first moment: a dead path is noticed within 3.5 s."""
     loop = asyncio.get_running_loop()
     last = OSError(f"{parsed_url.host} has no address")
     for family, kind, protocol, _, address in await loop.getaddrinfo(parsed_url.host, parsed_url.port, type=socket.SOCK_STREAM):

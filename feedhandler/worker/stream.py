@@ -27,6 +27,7 @@ SILENCE_NS = 60 * SECOND            # no frame at all, where the profile says no
 BUSY_FRAMES = 10                    # this many frames in each of the last BUSY_SECONDS seconds, then none for
 BUSY_SECONDS = 20                   # BUSY_SILENCE_NS: something is wrong
 BUSY_SILENCE_NS = SECOND
+BUSY_CLOSE_NS = 10 * SECOND         # such a connection is not waited for any longer, whatever the venue's pings allow
 REJECTED_RETRY_NS = 600 * SECOND    # silent or unanswered streams are tried again this much later
 RESYNC_FIRST_NS = 200_000_000
 RESYNC_MAX_NS = 30 * SECOND
@@ -161,6 +162,7 @@ class Stream:
         self.dropped = False
         self.duplicate = False       # another stream of the connection has this wire: never sent
         self.gaps = 0
+        self.gap_ns, self.gap_reason = 0, ""
         self.forget()
 
     def use(self, plan):
@@ -245,7 +247,7 @@ class Connection:
         self.ping_due_ns = self.send_due_ns = self.second_ns = self.rotate_ns = self.healthy_ns = None
         self.per_second = collections.deque(maxlen=BUSY_SECONDS)
         self.frames = self.second_frames = 0
-        self.stale = False
+        self.stale = self.stale_busy = False # stale_busy: it was busy until then
         self.rotating = ""                   # why, once the permit for the next connection was asked for
         self.leaving_planned = False
         self.punished_ns = 0                 # a close before this counts as a punishment: the venue complained
@@ -605,6 +607,7 @@ class Connection:
     def gap(self, now, stream, reason):
         """The book's chain broke. While one resync is on its way further gaps start no other."""
         stream.gaps += 1
+        stream.gap_ns, stream.gap_reason = now, reason
         if self._is_served(stream) and stream.has_data and not self._is_resyncing(stream):
             self._set(now, stream, "GAP", reason)
             self._resync(now, stream, reason)
@@ -746,7 +749,8 @@ class Connection:
     def _silence_due_ns(self):
         """When silence makes the streams STALE, and, being stale, when it ends the connection."""
         if self.stale:
-            return self.heard_ns + self.silence_ns * 3 // 2
+            patience_ns = self.silence_ns * 3 // 2
+            return self.heard_ns + (min(patience_ns, BUSY_CLOSE_NS) if self.stale_busy else patience_ns)
         return self.heard_ns + (BUSY_SILENCE_NS if self._is_busy() else self.silence_ns)
 
     def _silent_connection(self, now):
@@ -754,7 +758,7 @@ class Connection:
         if self.stale:
             self._close(now, 1001, f"no frame for {silent_s:.0f} s")
             return
-        self.stale = True
+        self.stale, self.stale_busy = True, self._is_busy()
         self.second_ns = now + SECOND // 10
         if self.probe:
             self._act(SendPing(b""))

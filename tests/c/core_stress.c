@@ -98,7 +98,7 @@ static void run_book(int operations)
         int64_t price = (int64_t)(draw() % 300) - 150, size = (int64_t)(draw() % 3);
         add_answer(fh_book_set(&book, draw() & 1 ? FH_BID : FH_ASK, price, size));
         if (index % 1000 == 0) fh_book_truncate(&book, 50);
-        uint32_t crc = fh_book_crc_kraken(&book, 1, 8) ^ fh_book_crc_okx(&book, 1, 8);
+        uint32_t crc = fh_book_crc_kraken(&book, 0, 0) ^ fh_book_crc_okx(&book, 1, 8);
         if (index % 64 == 0) add(&crc, sizeof crc);
     }
     add_answer(fh_book_rescale(&book, 3, 3) + 2 * fh_book_rescale(&book, 18, 18));
