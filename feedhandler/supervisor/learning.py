@@ -13,7 +13,7 @@ import time
 from feedhandler.capacity.load import Loads, prior
 from feedhandler.supervisor.ledger import default_path
 
-MEASURE_S = 5.0
+MEASURE_S = 30.0   # to answer costs a worker some microseconds a stream, in which it receives nothing
 MEASURE_FIRST_S, FIRST_ROUNDS = 1.0, 10   # until rates are known well enough
 SAVE_S = 60.0
 CPU_MESSAGES_PER_S = 1000   # with fewer, timers and reports of an idle worker weigh more than its messages
