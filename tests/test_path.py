@@ -18,6 +18,7 @@ import crash_support
 import csupport
 from feedhandler import instance
 
+VENUES = ("binance-spot", "binance-usdm", "binance-coinm", "okx", "kraken", "deribit")
 FOLDER = pathlib.Path(__file__).parent
 BOOK_FIELDS = ("state", "l1_changes", "l1_sha256", "bids", "asks", "levels", "all_sha256")
 
@@ -54,20 +55,21 @@ def write(simulated, name, workers, slots, channels):
 
 
 @contextlib.contextmanager
-def running(simulated, workers=2, slots=1 << 20, channels=("trade", "quote", "book")):
-    """(name, reader): an instance whose first reader attached before its first record."""
+def running(simulated, workers=2, slots=1 << 20, channels=("trade", "quote", "book"), readers=1):
+    """(name, reader, …): an instance whose readers attached before its first record."""
     name = crash_support.new_name()
     path = write(simulated, name, workers, slots, channels)
     start = subprocess.Popen([sys.executable, "-m", "feedhandler", "start", "-c", path], env=simulated.env, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True)
-    reader = Reader(name, simulated.env)
+    readers = [Reader(name, simulated.env) for _ in range(readers)]
     try:
-        reader.attached()
+        for reader in readers:
+            reader.attached()
         out, _ = start.communicate(timeout=90)
         assert start.returncode == 0, out
-        yield name, reader
+        yield name, *readers
     finally:
-        for process in (start, reader.process):
+        for process in (start, *(reader.process for reader in readers)):
             if process.poll() is None:
                 process.kill()
             process.communicate()
@@ -131,3 +133,102 @@ def test_a_recording_at_full_speed_is_read_out_of_the_rings_digit_for_digit(reco
         pytest.skip("no recordings: set FEEDHANDLER_CAPTURES to their folder")
     expected = json.loads((captures / "expected" / f"{recording}.json").read_text())
     play(captures / f"{recording}.tsv.gz", venue, expected, channels)
+
+
+def compare_with_oracle(document, oracle):
+    """Fields of the simulator's own documents that what was read does not have; how many fields were compared."""
+    found, compared = [], 0
+    for venue, expected in oracle.items():
+        for part in ("books", "trades", "bbo"):
+            for symbol, wanted in expected[part].items():
+                got = document[part].get(f"{venue} {symbol}", {})
+                for field in wanted:
+                    if field in ("n", "sha256", *BOOK_FIELDS):
+                        compared += 1
+                        if got.get(field) != wanted[field]:
+                            found.append(f"{venue} {part} {symbol} {field}: {got.get(field)!r} instead of {wanted[field]!r}")
+    return found, compared
+
+
+def settle(simulated, name):
+    """The market stands still and everything sent has been read by the workers."""
+    simulated.ask("hold?on=1")
+    before = -1
+    while (now := stats(simulated, name)["frames"]) != before:   # a stats call takes longer than a frame on its way
+        before = now
+    return simulated.ask("oracle")
+
+
+@pytest.fixture(scope="module")
+def six_venues():
+    """204 instruments of all six endpoints, 12,000 messages a second, two workers, and three readers:
+    one from the first record on, one that comes late, one in C."""
+    with folder() as place:
+        simulated = crash_support.Simulated(place, venues=VENUES, instruments=34, rate=12_000, words=("--snapshot-pause", "0.2"))
+        try:
+            with running(simulated) as (name, reader):
+                late = Reader(name, simulated.env).attached()
+                strategy = subprocess.Popen([str(c_strategy()), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                assert strategy.stdout.readline() == "attached\n"
+                begin = stats(simulated, name)["frames"]
+                crash_support.until(lambda: stats(simulated, name)["frames"] > begin + 40_000, "40,000 frames")
+                oracle = settle(simulated, name)
+                total = stats(simulated, name)
+                yield oracle, reader.result(), late.result(), json.loads(strategy.communicate(timeout=30)[0]), total
+        finally:
+            simulated.close()
+
+
+def c_strategy():
+    return csupport.build("count_trades", ["tests/c/count_trades.c"], program=True)
+
+
+def test_204_synthetic_instruments_of_six_endpoints_are_what_the_simulator_says_it_sent(six_venues):
+    oracle, got, _, _, total = six_venues
+    found, compared = compare_with_oracle(got["document"], oracle)
+    assert found == [] and compared > 1500
+    assert got["lost"] == 0
+    clean(total)
+
+
+def test_a_reader_that_comes_late_has_state_and_then_the_same_records(six_venues):
+    _, full, late, _, _ = six_venues
+    assert late["lost"] == 0
+    shared = [(ring, number) for ring, blocks in late["blocks"].items() for number in blocks]
+    assert len(shared) > 40 and {ring for ring, _ in shared} == {"0", "1"}
+    assert all(late["blocks"][ring][number] == full["blocks"][ring][number] for ring, number in shared)
+    assert late["touches"] == full["touches"] and len(full["touches"]) == 204
+    assert late["tops"] == full["tops"]
+    for name, (bids, asks) in full["tops"].items():
+        book = full["document"]["books"][name]
+        for side, levels in ((bids, book["bids"]), (asks, book["asks"])):
+            assert [[float(x) for x in level] for level in side] == [[float(x) for x in level] for level in levels]
+
+
+def test_a_strategy_in_c_reads_the_same_trades(six_venues):
+    _, _, late, strategy, _ = six_venues
+    assert strategy["lost"] == 0 and strategy["trades"] > 1000
+    assert strategy["records"] > 40_000
+
+
+def test_a_reader_stopped_for_two_seconds_is_told_its_loss_exactly_and_is_consistent_again():
+    with folder() as place:
+        simulated = crash_support.Simulated(place, venues=("deribit", "okx"), instruments=8, rate=12_000)
+        try:
+            with running(simulated, slots=1 << 14, readers=2) as (name, reader, stopped):
+                os.kill(stopped.process.pid, signal.SIGSTOP)
+                begin = stats(simulated, name)["frames"]
+                crash_support.until(lambda: stats(simulated, name)["frames"] > begin + 24_000, "two seconds of data")
+                os.kill(stopped.process.pid, signal.SIGCONT)
+                begin = stats(simulated, name)["frames"]
+                crash_support.until(lambda: stats(simulated, name)["frames"] > begin + 12_000, "a second of data")
+                oracle = settle(simulated, name)
+                full, told = reader.result(), stopped.result()
+        finally:
+            simulated.close()
+    assert full["lost"] == 0 and compare_with_oracle(full["document"], oracle)[0] == [], "another reader is not disturbed"
+    assert told["lost"] > 10_000
+    assert told["records"] + told["lost"] + told["skipped"] == sum(told["end"].values()), "received, lost and skipped are all there was"
+    assert told["end"] == full["end"]
+    assert told["touches"] == full["touches"] and told["tops"] == full["tops"]
+    assert all(total == full["blocks"][ring][number] for ring, blocks in told["blocks"].items() for number, total in blocks.items())
