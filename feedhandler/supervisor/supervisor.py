@@ -339,9 +339,10 @@ class Supervisor:
 
     async def _learn(self):
         """Ask for all states now and then; the answers are measurements."""
-        saved_s = time.monotonic()
+        saved_s, rounds = time.monotonic(), 0
         while True:
-            await asyncio.sleep(learning.MEASURE_S)
+            await asyncio.sleep(learning.MEASURE_S if rounds >= learning.FIRST_ROUNDS else learning.MEASURE_FIRST_S)
+            rounds += 1
             for worker in self.crew.workers:
                 if worker.state == "UP":
                     worker.say(control.Query())
