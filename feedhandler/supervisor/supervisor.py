@@ -488,7 +488,7 @@ class Supervisor:
         mine = [id for id, home in self.shards.home_of.items() if home[1] == worker.number]
         return {"worker": worker.number, "pid": worker.pid, "cpu": worker.cpu, "state": worker.state, "reason": worker.reason,
                 "epoch": worker.epoch, "restarts": worker.restarts, "adopted": worker.adopted,
-                "heartbeat_ms": None if age_ms is None else round(age_ms, 1), "streams": len(mine),
+                "heartbeat_ms": None if age_ms is None else round(age_ms, 1), **worker.usage(), "streams": len(mine),
                 "connections": len({self.shards.home_of[id][2] for id in mine})}
 
     def _venue_row(self, home):
