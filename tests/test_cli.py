@@ -143,7 +143,7 @@ STREAM = "id venue instrument symbol channel depth endpoint wire worker connecti
 SCHEMA = {
     # verb: (keys of the document, its list, keys of a row)
     "status": ("name state reasons ready uptime_s pid generation created_ns workers venues streams connections budgets events", "workers",
-               "worker pid cpu state reason epoch restarts adopted heartbeat_ms streams connections"),
+               "worker pid cpu state reason epoch restarts adopted heartbeat_ms cpu_percent rss_bytes streams connections"),
     "stats": ("name total workers", "workers", None),
     "latency": ("name workers", "workers", "worker decode publish venue loop first_data"),
     "gaps": ("name streams books_unwell sessions workers", "streams", "id venue instrument channel worker connection state gaps gap_ns gap_reason"),
