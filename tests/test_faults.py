@@ -188,3 +188,50 @@ def test_a_snapshot_that_is_garbage_is_counted_and_fetched_again(small):
     disturb(small, one, "drop")
     small.watcher.until(lambda: len(given) == 2 and one.phase == "LIVE", lambda: f"a whole book after {given}")
     assert small.counter("frames_malformed") >= malformed + 2
+
+
+# -- subscriptions ---------------------------------------------------------------------------------------------
+
+FIRST_DATA_S = 2.0
+SILENT, UNANSWERED, REFUSED, UNKNOWN = 0, 1, 2, 3     # which instrument of each venue has which fault
+
+
+def faulty_subscribes(simulator):
+    for name, side in simulator.sides.items():
+        symbols = list(side.instruments)
+        simulator.faults.add("silent", venue=name, symbol=symbols[SILENT], channel="book", count=99)
+        simulator.faults.add("ack_lost", venue=name, symbol=symbols[UNANSWERED], channel="book")
+        simulator.faults.add("reject", venue=name, symbol=symbols[REFUSED], channel="book", count=99)
+        forget(side, symbols[UNKNOWN])
+
+
+def forget(side, symbol):
+    """Listed by REST, unknown to the WebSocket: delisted a moment ago."""
+    make = side.make_stream
+    side.make_stream = lambda endpoint, wire: None if symbol.lower() in wire.lower() else make(endpoint, wire)
+
+
+def short_deadlines(text, simulator):
+    for venue in VENUES:
+        text = text.replace(f"[venues.{venue}]\n", f"[venues.{venue}]\nfirst_data_s = {FIRST_DATA_S}\n")
+    return text
+
+
+def test_every_stream_ends_live_or_in_a_named_state_with_its_reason_whatever_the_venue_answers():
+    with Place(instruments=6, rate=600, prepare=faulty_subscribes, config=short_deadlines, ready=False) as place:
+        faulty = {}
+        for venue in VENUES:
+            symbols = list(place.simulator.sides[venue].instruments)
+            faulty.update({(venue, symbols[index], "book"): index for index in (SILENT, REFUSED, UNKNOWN)})
+            faulty.update({(venue, symbols[UNKNOWN], channel): UNKNOWN for channel in ("quote",)})
+            faulty.update({(venue, symbols[UNKNOWN], "trade"): None})
+
+        def settled(streams):
+            return len(streams) == 6 * 6 * 3 and all(
+                row["state"] == ("REJECTED" if faulty[key] is not None else row["state"]) if key in faulty else row["state"] == "LIVE"
+                for key, row in streams.items())
+        streams = place.until_streams(settled, "every stream is LIVE or REJECTED", 16.0)
+        for key, index in faulty.items():
+            assert index is None or streams[key]["reason"], key
+        assert all("no data" in streams[key]["reason"] for key, index in faulty.items() if index == SILENT)
+        assert not within_budgets(place.usage())
