@@ -253,8 +253,9 @@ class Watcher:
             touch = word[0] * price_scale, word[1] * size_scale, word[2] * price_scale, word[3] * size_scale
             if seen.phase == "LIVE" and touch != seen.best():
                 seen.bad(f"the touch {touch} is not the book's {seen.best()}")
-        elif kind == TRADE and not word[3] >> 8 & 0xff:     # aggregates have numbers of their own
-            seen.trade(word[2], flags)
+        elif kind == TRADE:
+            if not (seen.market.venue.startswith("binance") and word[3] >> 8 & 0xff):     # its aggregates have numbers of their own
+                seen.trade(word[2], flags)
         elif kind == QUOTE:
             touch = word[0] * price_scale, word[1] * size_scale, word[2] * price_scale, word[3] * size_scale
             if touch not in seen.touches and tuple(self.initial(seen)) != touch:
