@@ -808,11 +808,15 @@ cdef class Feed:
 
     @property
     def instruments(self):
-        """All Instruments of the instance, by id."""
+        """All Instruments listed by now, by id."""
+        if self.listed != self.c.instruments.generation:
+            self.refresh()
         return [row for row in self._instruments if row is not None]
 
     def instrument_at(self, uint32_t id):
         """The Instrument with this id, or None."""
+        if self.listed != self.c.instruments.generation:
+            self.refresh()
         return self._instruments[id] if id < len(self._instruments) else None
 
     def instrument(self, str venue, str symbol):
