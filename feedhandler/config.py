@@ -75,7 +75,7 @@ class RingTable(_Table):
 
 
 class BooksTable(_Table):
-    levels: int = setting(1000, "Levels kept a side of a book.", "10 to 10,000", ge=10, le=10_000)
+    levels: int = setting(20_000, "Levels kept a side of a book; memory is taken as they come. Past it the worst are dropped and counted.", "10 to 200,000", ge=10, le=200_000)
 
 
 class InstrumentsTable(_Table):

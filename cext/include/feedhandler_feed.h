@@ -40,6 +40,7 @@ typedef struct fh_feed {
 /* What a poll brought: records of one worker's ring, or how many of them were lost. */
 typedef struct fh_feed_news { size_t count; uint32_t worker; uint64_t lost; } fh_feed_news;
 
+#define FH_LOOK_NS 10000000u /* between two looks for a new ring: one failed open, 2 µs, in 10 ms */
 #define FH_LOOK_POLLS 64u /* polls with news between two looks around: a dead ring is told beside a busy one */
 #define FH_SILENT_NS 100000000 /* a heartbeat older than this, 10 beats, is silence */
 
@@ -188,7 +189,7 @@ static inline int fh_feed_idle(fh_feed *feed, fh_record *out, fh_feed_news *news
         news->worker = i;
         return FH_FEED_OK;
     }
-    if (now - feed->looked_ns < 1000000000u || feed->ring_count >= FH_RING_MAX)
+    if (now - feed->looked_ns < FH_LOOK_NS || feed->ring_count >= FH_RING_MAX)
         return FH_FEED_EMPTY;
     feed->looked_ns = now;
     news->worker = feed->ring_count;

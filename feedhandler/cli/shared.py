@@ -156,7 +156,7 @@ def _show_gaps(document):
     elif document["streams"]:
         click.echo(common.columns(
             [[s["venue"], s["instrument"], s["channel"], s["state"], f"{s['gaps']:,}", _clock(s["gap_ns"]) if s["gap_ns"] else "-",
-              s["gap_reason"] or "its connection was lost"] for s in document["streams"]],
+              s["gap_reason"] or "-"] for s in document["streams"]],
             ["venue", "instrument", "channel", "state", "gaps", "last", "cause"], right=("gaps",)) + "\n")
     else:
         click.echo("no stream has had a gap\n")

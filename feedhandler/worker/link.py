@@ -51,6 +51,10 @@ class Link:
 
     def tick(self, now):
         session = self.session
+        if session is not None and self.connection.state == "UP" and session.is_dead():
+            session.abort()
+            self.closed(session, 1006, "the socket was reset")
+            return
         heard_ns = now - max(0, time.time_ns() - session.frame_ns_last) if session is not None and session.frames else 0
         self.look_at_lines(now)
         self.tell(self.connection.tick, session.frames if session is not None else 0, heard_ns, now=now)
@@ -195,8 +199,15 @@ class Link:
         self.worker.figures.error(action.code, self.index, f"{self.plan.venue} {self.plan.endpoint}: connection closed with "
                                                            f"{action.code} {action.reason}".rstrip())
         self.second_lines.clear()
+        before = {stream: self._gap_count(stream) for stream in action.streams}
         self.worker.publisher.session_lost(self.index, sorted({stream.plan.instrument for stream in action.streams}))
+        for stream, count in before.items():
+            if self._gap_count(stream) > count:
+                stream.gap_ns, stream.gap_reason = time.monotonic_ns(), f"connection closed with {action.code} {action.reason}".rstrip()
         self.worker.publisher.status(None, STATUS["SESSION_DOWN"], self.plan.id, action.code, session=self.index)
+
+    def _gap_count(self, stream):
+        return self.worker.publisher.stream_stats(stream.plan.instrument, stream.plan.channel)[2]
 
     def do_status(self, action):
         plan = action.stream.plan

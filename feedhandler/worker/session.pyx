@@ -36,6 +36,7 @@ TLS_TIMEOUT_S = 10.0
 UPGRADE_TIMEOUT_S = 5.0
 READ_BUFFER_SIZE = 65536
 TLS_BUFFER_SIZE = 131072
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8     # tcpi_state, the first byte of TCP_INFO
 KEEPALIVE = ((socket.SO_KEEPALIVE, 1), (socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2),
              (socket.TCP_USER_TIMEOUT, 2200))
 """Nothing heard for 1 s: a probe, another after 1 s, dead at 3 s. While something of ours waits for its acknowledgement, a ping
@@ -308,6 +309,13 @@ cdef class Session(WSListener):
         self.ended = True
         if self.transport is not None:
             self.transport.disconnect(False)
+
+    def is_dead(self):
+        """Whether the kernel has given the connection up. A reset that comes while TLS is busy can escape the event loop."""
+        if self.transport is None or self.ended or self.transport.is_disconnected:
+            return False
+        sock = self.transport.underlying_transport.get_extra_info("socket")
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (TCP_CLOSE, TCP_CLOSE_WAIT)
 
     def socket_option(self, level, option):
         return self.transport.underlying_transport.get_extra_info("socket").getsockopt(level, option)

@@ -607,7 +607,8 @@ class Connection:
     def gap(self, now, stream, reason):
         """The book's chain broke. While one resync is on its way further gaps start no other."""
         stream.gaps += 1
-        stream.gap_ns, stream.gap_reason = now, reason
+        if self.state == "UP":       # else the lost connection is the reason, and already noted
+            stream.gap_ns, stream.gap_reason = now, reason
         if self._is_served(stream) and stream.has_data and not self._is_resyncing(stream):
             self._set(now, stream, "GAP", reason)
             self._resync(now, stream, reason)
