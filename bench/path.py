@@ -26,7 +26,7 @@ MIDDLE, SIDE_LEVELS = 6_180_000, 1000
 
 def run(quick=False):
     build.build()
-    repeats = 2 if quick else common.REPEATS
+    repeats = 1 if quick else common.REPEATS
     rows = []
     with wire.Wire() as wired:
         for name, made in (("quote", quotes), ("trade", trades), ("depth", depths)):
@@ -35,7 +35,7 @@ def run(quick=False):
             rows += _rate_rows(wired, name, made(count), few, repeats)
         for what, worker_spin, reader_spin in (("worker and strategy asleep in between", "block", "block"),
                                                ("worker asleep, strategy spins", "block", "spin"), ("both spin", "spin", "spin")):
-            rows += _latency_rows(wired, what, worker_spin, reader_spin, LATENCY_COUNT // (5 if quick else 1), 2 if quick else 5)
+            rows += _latency_rows(wired, what, worker_spin, reader_spin, LATENCY_COUNT // (5 if quick else 1), 1 if quick else common.REPEATS)
     return rows
 
 

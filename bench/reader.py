@@ -28,7 +28,7 @@ PYTHON_PEERS = ("kickmsg", "pyzmq", "multiprocessing.Queue")
 
 def run(quick=False):
     build.build()
-    repeats = 3 if quick else common.REPEATS
+    repeats = 1 if quick else common.REPEATS
     rows = []
     with instance() as (directory, publisher, venue), feedhandler.attach("bench", directory=directory) as feed:
         source = Source(publisher, venue)

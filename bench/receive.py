@@ -15,7 +15,7 @@ TLS_400_RATIO_MAX = 1.35
 
 def run(quick=False):
     build.build()
-    repeats = 2 if quick else common.REPEATS
+    repeats = 1 if quick else common.REPEATS
     rows = []
     with wire.Wire() as wired, common.shared_directory() as directory:
         for tls in (False, True):
