@@ -7,6 +7,7 @@ a message between two processes; theirs is messages a second, which includes the
 import contextlib
 import multiprocessing
 import os
+import pathlib
 import statistics
 import time
 
@@ -27,7 +28,7 @@ PYTHON_PEERS = ("kickmsg", "pyzmq", "multiprocessing.Queue")
 
 def run(quick=False):
     build.build()
-    repeats = 3 if quick else common.REPEATS
+    repeats = 1 if quick else common.REPEATS
     rows = []
     with instance() as (directory, publisher, venue), feedhandler.attach("bench", directory=directory) as feed:
         source = Source(publisher, venue)
@@ -239,5 +240,6 @@ def _kickmsg(count):
     finally:
         sender.join()
         node.unlink_topic("bench")
+        pathlib.Path(f"/dev/shm/{prefix}_registry").unlink(missing_ok=True)
     assert subscriber.lost == 0
     return rate
