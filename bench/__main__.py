@@ -1,6 +1,6 @@
 """python -m bench [NAME ...]: every figure beside its reference, measured in one run.
 
-Names: decode, book, ring, reader, receive, path, recovery. Without a name: all, one after the other.
+Names: decode, book, ring, reader, receive, path, recovery, plan. Without a name: all, one after the other.
 """
 import argparse
 import importlib
@@ -11,7 +11,7 @@ import time
 
 from bench import common
 
-NAMES = ("decode", "book", "ring", "reader", "receive", "path", "recovery")
+NAMES = ("decode", "book", "ring", "reader", "receive", "path", "recovery", "plan")
 
 
 def main():

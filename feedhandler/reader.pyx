@@ -606,7 +606,7 @@ cdef class Batch:
     ring        worker number
     Every field of FULL_DTYPE is an attribute too: batch.price, batch.instrument, batch.kind, …; rows of kind
     0 carry further words of the row before. The view is good until the ring comes round again: valid() says
-    whether it still is. The next poll() counts overwritten rows as lost."""
+    whether it still is."""
     cdef readonly object records
     cdef readonly uint64_t lost
     cdef readonly int ring
@@ -650,6 +650,8 @@ cdef class Feed:
     """A reader of one instance, made by attach(). Use it from one thread; close() or `with` detaches.
 
     lost         records lost so far over all rings: received + lost == published, always
+    overwritten  of those received in batches, rows whose memory the writer had reached again before the next poll():
+                 ask valid() after use, or copy, when running that close to a lap
     price_scale  float64 by instrument id: batch.price * feed.price_scale[batch.instrument]
     size_scale   the same for sizes
     """
@@ -660,7 +662,7 @@ cdef class Feed:
     cdef readonly bint closed
     cdef public bint spin
     cdef readonly str name
-    cdef readonly uint64_t lost
+    cdef readonly uint64_t lost, overwritten
     cdef readonly object price_scale, size_scale
     cdef double[::1] _price_scale, _size_scale
     cdef signed char[::1] _price_exponent, _size_exponent
@@ -670,6 +672,7 @@ cdef class Feed:
     cdef object _empty
     cdef int lent_ring          # ring of the span that the last batch shows, -1: none
     cdef size_t lent_count
+    cdef uint64_t lent_position
 
     def __cinit__(self):
         memset(&self.c, 0, sizeof(fh_feed))
@@ -805,11 +808,15 @@ cdef class Feed:
 
     @property
     def instruments(self):
-        """All Instruments of the instance, by id."""
+        """All Instruments listed by now, by id."""
+        if self.listed != self.c.instruments.generation:
+            self.refresh()
         return [row for row in self._instruments if row is not None]
 
     def instrument_at(self, uint32_t id):
         """The Instrument with this id, or None."""
+        if self.listed != self.c.instruments.generation:
+            self.refresh()
         return self._instruments[id] if id < len(self._instruments) else None
 
     def instrument(self, str venue, str symbol):
@@ -883,11 +890,10 @@ cdef class Feed:
                 return self._batch(self._empty, 0, -1)
 
     cdef int _return_span(self) except -1:
+        """The last batch is done with. Its rows were received, whatever the writer did to them meanwhile."""
         if self.lent_ring >= 0:
-            fh_ring_advance(&self.c.ring[self.lent_ring], self.lent_count)
-            if self.c.slot != NULL:
-                self.c.slot.ring[self.lent_ring].cursor = self.c.ring[self.lent_ring].position
-                self.c.slot.ring[self.lent_ring].lost = self.c.ring[self.lent_ring].lost
+            if not self.intact(self.lent_ring, self.lent_position):
+                self.overwritten += self.lent_count
             self.lent_ring = -1
         return 0
 
@@ -930,8 +936,13 @@ cdef class Feed:
         cdef Py_ssize_t begin = first - self.c.ring[ring].slots
         if self._arrays[ring] is None:
             self._arrays[ring] = self._array(ring)
-        self.lent_ring, self.lent_count = ring, count
-        return self._batch((<object>self._arrays[ring])[begin:begin + <Py_ssize_t>count], 0, ring)
+        self.lent_ring, self.lent_count, self.lent_position = ring, count, self.c.ring[ring].position
+        batch = self._batch((<object>self._arrays[ring])[begin:begin + <Py_ssize_t>count], 0, ring)
+        fh_ring_advance(&self.c.ring[ring], count)
+        if self.c.slot != NULL:
+            self.c.slot.ring[ring].cursor = self.c.ring[ring].position
+            self.c.slot.ring[ring].lost = self.c.ring[ring].lost
+        return batch
 
     cdef object _array(self, uint32_t ring):
         cdef _Slots slots = _Slots.__new__(_Slots)

@@ -78,7 +78,7 @@ class Simulated:
         with urllib.request.urlopen(f"{self.admin}/{what}", data, timeout=10, context=context) as answer:
             return json.load(answer)
 
-    def write(self, name, workers=2, slots=8192, restart="crashes = 100\nwindow_s = 1", channels=("trade", "quote", "book")):
+    def write(self, name, workers=2, slots=65536, restart="crashes = 100\nwindow_s = 1", channels=("trade", "quote", "book")):
         """A configuration of this name over our venues, without budgets that would slow a crash test; its path."""
         text = f'[instance]\nname = "{name}"\nworkers = {workers}\n[ring]\nslots = {slots}\n[instruments]\nmax = 64\n[restart]\n{restart}\n'
         for venue, entry in self.given["venues"].items():

@@ -202,7 +202,6 @@ class Watcher:
 
     def meet(self):
         """Take over instruments that were listed since the last look."""
-        self.feed.refresh()
         for instrument in self.feed.instruments:
             if instrument.id in self.by_id:
                 continue
@@ -254,7 +253,8 @@ class Watcher:
             if seen.phase == "LIVE" and touch != seen.best():
                 seen.bad(f"the touch {touch} is not the book's {seen.best()}")
         elif kind == TRADE:
-            seen.trade(word[2], flags)
+            if not (seen.market.venue.startswith("binance") and word[3] >> 8 & 0xff):     # its aggregates have numbers of their own
+                seen.trade(word[2], flags)
         elif kind == QUOTE:
             touch = word[0] * price_scale, word[1] * size_scale, word[2] * price_scale, word[3] * size_scale
             if touch not in seen.touches and tuple(self.initial(seen)) != touch:
@@ -309,7 +309,6 @@ class Place:
             assert self.started.wait(WAIT_S), "the simulator did not start"
             text = self.simulator.feedhandler_config(self.name)
             (self.folder / "config.toml").write_text(self.edit(text, self.simulator) if self.edit else text)
-            stack.callback(self.command, "stop", "-n", self.name)
             self.start(stack)
             self.stack = stack.pop_all()
         return self
@@ -320,6 +319,7 @@ class Place:
         with open(self.folder / "start.log", "w+") as log:
             starting = subprocess.Popen(words, env=self.environment, stdout=log, stderr=log)
             stack.callback(starting.wait)
+            stack.callback(self.command, "stop", "-n", self.name)
             deadline = time.monotonic() + WAIT_S
             while not self.attach(stack):
                 log.seek(0)

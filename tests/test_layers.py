@@ -28,7 +28,7 @@ OURS = {
     "supervisor*": ["_cext", "control", "counters", "instance", "config", "venue", "venues", "capacity*", "supervisor*", "worker.launcher",
                     "worker.worker", ""],
     "cli*": ["cli*", "config", "instance", "reader", "counters", "capture", "venues", "verify", "supervisor.client", "supervisor.daemon",
-             "simulate*", ""],
+             "simulate*", "capacity*", ""],
 }
 # Modules that may import a package of others. One need, one package, and as few doors as possible.
 OTHERS = {

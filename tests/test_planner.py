@@ -2,6 +2,7 @@
 import collections
 import fnmatch
 import itertools
+import random
 
 import numpy
 import pytest
@@ -197,7 +198,7 @@ def test_a_standby_lives_on_another_worker_than_its_owner():
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=9), st.integers(1, 3))
 def test_the_peak_is_within_a_ninth_of_the_best_of_all_placements(rates, workers):
-    """Longest-first alone may be a third over; with moves and swaps a quarter was never passed in any case tried here."""
+    """Longest-first alone may be a third over; with moves and swaps a ninth was passed in no case tried."""
     wanted = [want(f"a{i}", i) for i in range(len(rates))]
     loads = learned({f"a{i}": rate for i, rate in enumerate(rates)})
     weights = [int(loads.of(stream).messages_per_s * CPU_NS) + 1 for stream in wanted]
@@ -206,6 +207,14 @@ def test_the_peak_is_within_a_ninth_of_the_best_of_all_placements(rates, workers
     found = max(per_worker(plan.plan(wanted, profile(), loads, settings=Settings(workers=workers)).placement, loads).values())
     assert lower_bound(weights, workers) <= best <= found
     assert found <= best * 10 / 9 + 1
+
+
+@pytest.mark.parametrize("rates,workers,peak", [([20, 25, 30, 16, 14, 14, 20], 3, 48), ([18, 19, 22, 18, 19, 25, 27], 2, 74), ([20, 10, 10, 18, 25, 28, 15], 3, 43)])
+def test_where_no_single_move_helps_a_swap_does(rates, workers, peak):
+    """Longest first ends a tenth higher on these."""
+    loads = learned({f"a{i}": rate for i, rate in enumerate(rates)})
+    found = plan.plan([want(f"a{i}", i) for i in range(len(rates))], profile(), loads, settings=Settings(workers=workers)).placement
+    assert round(max(per_worker(found, loads).values()) / CPU_NS) == peak
 
 
 def test_a_solver_finds_no_better_peak_under_count_caps():
@@ -267,7 +276,10 @@ def test_a_stream_ten_times_heavier_than_its_neighbours_ends_alone_after_one_pla
         if alone:
             assert "it brings 500 messages/s, its 29 neighbours on connection 1 50 each" == found.moves[0].reason
             for later in (500, 400, 260):
-                assert plan.plan(wanted, profiles, learned({**calm, "a7": later}), found.placement).moves == [], "it is not put back for a little less"
+                more = [*wanted, want("new", 99)]
+                after = plan.plan(more, profiles, learned({**calm, "a7": later, "new": 20}), found.placement)
+                assert [move.kind for move in after.moves] == [order.ADD], "it is not put back for a little less"
+                assert after.moves[0].streams == ((want("new", 99).key, 0, 1),), "nor is a new stream put beside it"
 
 
 def test_a_heavy_stream_stays_when_the_address_has_no_connection_for_it():
@@ -321,6 +333,43 @@ def test_a_small_change_of_load_moves_nothing(random, workers):
     before = plan.plan(wanted, profile(max_per_conn=30), learned(rates), settings=rule).placement
     jittered = learned({wire: rate * random.uniform(0.96, 1.04) for wire, rate in rates.items()})
     assert plan.plan(wanted, profile(max_per_conn=30), jittered, before, rule).moves == []
+
+
+@pytest.mark.parametrize("imbalance,moves", [(1.09, 0), (1.12, 1)])
+def test_workers_that_differ_by_less_than_the_hysteresis_are_left_alone(imbalance, moves):
+    rates = {**{f"a{i}": 100 for i in range(40)}, **{f"b{i}": 100 for i in range(40)}}
+    wanted = [want(wire, i) for i, wire in enumerate(rates)]
+    before = plan.plan(wanted, profile(), learned(rates, 50_000), settings=Settings(workers=2)).placement
+    assert sorted(collections.Counter(before.workers.values()).values()) == [40, 40]
+    heavier = {wire: 100 * (imbalance if before.workers[i] == 0 else 2 - imbalance) for i, wire in enumerate(rates)}
+    found = plan.plan(wanted, profile(), learned(heavier, 50_000), before, Settings(workers=2, target_percent=100))
+    assert bool(found.moves) == bool(moves)
+    assert all(move.worker_from == 0 and move.worker_to == 1 for move in found.moves if heavier[move.streams[0][0][2]] > 100)
+
+
+@pytest.mark.parametrize("seed", [389, 1213, 1559, 1582, 2770, 5778, 6488, *range(60)])
+def test_after_any_change_of_everything_a_planned_placement_stays(seed):
+    """Streams, loads, workers and targets change three times. The seeds named first once moved something the second time:
+    connections that one group had claimed in vain, or fewer workers tried only after more."""
+    rnd = random.Random(seed)
+    fill, books, chars, open_ = rnd.randint(3, 12), rnd.randint(1, 4), rnd.randint(20, 120), rnd.randint(3, 60)
+    profiles = profile({"max_open": open_}, max_per_conn=fill, soft_by_channel={"book*": books}, weight_by_channel={"trade*": 2},
+                       exclusive=[["book-*", "book50-*"]], max_args_chars_per_conn=chars)
+    before = EMPTY
+    for _ in range(3):
+        rows = {(rnd.randint(0, 15), rnd.choice(["book", "book50", "trade", "quote"]), rnd.randint(0, 1)) for _ in range(rnd.randint(0, 70))}
+        wanted = [want(f"{channel}-{i}", i, line) for i, channel, line in sorted(rows)]
+        loads = learned({stream.wire: int(rnd.lognormvariate(4, 2)) for stream in wanted}, rnd.choice([1000, 100_000]))
+        workers = rnd.randint(1, 5)
+        rule = Settings(workers=workers, streams_per_worker=100, drained=(0,) if workers > 1 and rnd.random() < 0.2 else (),
+                        messages_per_s=rnd.choice([500, 20_000]))
+        try:
+            found = plan.plan(wanted, profiles, loads, before, rule)
+        except PlanError:
+            return
+        assert replay(before, found.moves, profiles["v", "e"], books, chars) == where(found.placement)
+        assert plan.plan(wanted, profiles, loads, found.placement, rule).moves == []
+        before = found.placement
 
 
 def test_a_new_worker_is_filled_and_a_drained_one_emptied_moving_no_more_than_needed():

@@ -38,6 +38,7 @@ class Rules:
         self.pairs = [(_matcher(first), _matcher(second)) for first, second in profile.exclusive]
         self.most = tuple(most for _, most in self.softs)
         self.plain = not (self.weights or self.softs or self.pairs)
+        self.free = self.plain and self.chars is None and not profile.routing   # any stream fits alone
 
     def fit(self, item, wire, symbol):
         """Set what a stream takes."""

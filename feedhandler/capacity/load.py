@@ -101,17 +101,19 @@ class Loads:
             found = self._priors[channel, kind] = prior(channel, kind)
         return found
 
-    def measure(self, key, now_s, seconds, messages, size=None, records=None, cpu_ns=None, burst=None):
-        """A stream brought `messages` within the `seconds` before now_s. What is None was not measured and stays as it is;
-        cpu_ns is of one message, burst what bursts() answers."""
+    def measure(self, key, now_s, seconds, messages, size=None, records=None, cpu_ns=None, burst=None, like=None):
+        """A stream brought `messages` within the `seconds` before now_s. What is None was not measured and stays as it is,
+        at first as in `like` (a prior); cpu_ns is of one message, burst what bursts() answers."""
         if seconds <= 0 or messages < 0:
             raise ValueError(f"{key}: {messages} messages in {seconds} s is no measurement")
         load = self.entries.get(key)
         if load is None:
-            load = self.entries[key] = Load(0.0, 0.0, 0.0, CPU_NS, seen_s=now_s)
+            like = like or prior()
+            load = self.entries[key] = Load(0.0, 0.0, 0.0, like.cpu_ns, seen_s=now_s)
             self._bound()
         watched, rate = load.seconds, messages / seconds
-        per_message = (load.bytes_per_s / load.messages_per_s, load.records_per_s / load.messages_per_s) if load.messages_per_s else (BYTES[""], 1.0)
+        shape = load if load.messages_per_s else like or prior()
+        per_message = shape.bytes_per_s / shape.messages_per_s, shape.records_per_s / shape.messages_per_s
         load.bytes_per_s = _toward(load.bytes_per_s, rate * per_message[0] if size is None else size / seconds, watched, seconds, HALF_LIFE_S)
         load.records_per_s = _toward(load.records_per_s, rate * per_message[1] if records is None else records / seconds, watched, seconds, HALF_LIFE_S)
         load.messages_per_s = _toward(load.messages_per_s, rate, watched, seconds, HALF_LIFE_S)

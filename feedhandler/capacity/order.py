@@ -33,6 +33,8 @@ class _Group:
 def moves(before, fills, items, rules, why, load=NoLoad):
     """The moves from placement `before` to connections `fills` (limits.Fill); items is {key: Item} of all on them,
     why {unit or key: reason}."""
+    if not before.connections:
+        return [Move(ADD, tuple([(key, 0, fill.id) for key in fill.items]), None, fill.worker, "new") for fill in fills]
     target = {key: fill for fill in fills for key in fill.items}
     world = _World(before, items, rules, load)
     found = list(world.drops(target))

@@ -14,10 +14,10 @@ import heapq
 
 from feedhandler.capacity import headroom, order
 from feedhandler.capacity.limits import MILLI, STANDBY, Fill, NoLoad, Rules, item_of, rate_limit
+from feedhandler.capacity.pack import Pack
 from feedhandler.capacity.profile import USE_PERCENT
 
 NS = 1_000_000_000        # CPU of a worker, in nanoseconds a second
-FRESH_PERCENT = 90        # new streams fill a connection to this share of the target: it grows before it must be split
 GOAL_PERMILLE = 5         # good enough: a peak this close to its lower bound
 IDLE_PERCENT = 5          # workers below this share of a CPU are not balanced: nothing would be gained
 SETTLE_MAX = 8            # rounds in which connections that one group left over serve another that was denied one
@@ -98,17 +98,17 @@ def plan(streams, profiles, load=NoLoad, placement=EMPTY, settings=Settings()):
     items, problems = _items(streams, rules, load)
     if problems:
         raise PlanError(problems)
-    units = _Units(items)
+    units = _Units(list(items.values()))
     attempt, problems = _fitting(units, rules, placement, settings)
     if problems:
         raise PlanError(problems)
     found = attempt.placed()
-    for _ in range(SETTLE_MAX if attempt.denied else 0):
+    for _ in range(SETTLE_MAX if attempt.unsettled else 0):
         attempt, _ = _fitting(units, rules, found, settings, attempt.why)
         before, found = found, attempt.placed()
         if before == found:
             break
-    moves = order.moves(placement, attempt.fills, {item.key: item for item in items}, rules, attempt.why, load)
+    moves = order.moves(placement, attempt.fills, items, rules, attempt.why, load)
     return Plan(found, moves, headroom.budgets(attempt.fills, profiles, settings), attempt.soft_problems())
 
 
@@ -125,24 +125,25 @@ def unit_instrument(unit):
 # -- streams as items ---------------------------------------------------------------------------------------------
 
 def _items(streams, rules, load):
-    """(items, problems): problems are what no placement can help."""
-    items, problems, seen, alone = [], [], set(), {}
+    """({key: Item}, problems): problems are what no placement can help."""
+    items, problems, alone = {}, [], {}
     for stream in streams:
         rule = rules.get((stream.venue, stream.endpoint))
         if rule is None:
             problems.append(f"{stream.venue} has no endpoint {stream.endpoint!r} for {stream.wire}")
             continue
         item = item_of(stream, rule, load)
-        if item.key in seen:
+        if item.key in items:
             problems.append(f"{stream.venue}/{stream.endpoint}: {stream.wire} is wanted twice on line {stream.line}")
-        seen.add(item.key)
+        items[item.key] = item
+        if rule.free:
+            continue
         if rule.profile.routing and not rule.profile.delivered(stream.wire):
             problems.append(f"{stream.venue}/{stream.endpoint} does not deliver {stream.wire}")
         if rule not in alone:
             alone[rule] = Fill(0, 0, item.place, rule)
         if not alone[rule].takes(item):
             problems.append(f"{stream.venue}/{stream.endpoint}: {stream.wire} alone is above the limits of a connection")
-        items.append(item)
     return items, problems
 
 
@@ -174,15 +175,15 @@ def _fitting(units, rules, placement, settings, why={}):
     for venue, limit in most.items():
         capped = limit < settings.workers
         spread[venue] = min(limit, held[venue]) if capped and held[venue] else limit
-    fresh, denied = set(), False     # fresh: venues repacked from nothing, the last resort
+    fresh, tried = set(), False      # fresh: venues repacked from nothing, the last resort
     while True:
         attempt = _Attempt(units, rules, _without(placement, fresh), settings, spread, why)
         problems, venues = attempt.over()
         again = [venue for venue in venues if spread[venue] > 1 or venue not in fresh]
         if not again:
-            attempt.denied |= denied
+            attempt.unsettled |= attempt.denied or tried
             return attempt, problems
-        denied = True
+        tried = True
         for venue in again:
             if spread[venue] > 1:
                 spread[venue] = min(spread[venue], settings.workers) // 2
@@ -226,8 +227,9 @@ class _Attempt:
     def __init__(self, units, rules, placement, settings, spread, why):
         self.units, self.rules, self.placement, self.settings = units, rules, placement, settings
         self.usable = [worker for worker in range(settings.workers) if worker not in settings.drained]
+        self.unsettled = False   # whether the same again may find better
         self.why = dict(why)     # unit or key → why it moves
-        self.denied = False      # whether a connection that was wanted for comfort could not be opened
+        self.short = set()       # (venue, endpoint) where a connection wanted for comfort could not be opened
         self.cpu = dict.fromkeys(self.usable, 0)
         self.count = dict.fromkeys(self.usable, 0)
         self.home = {}           # unit → worker
@@ -377,14 +379,26 @@ class _Attempt:
                 before[stream.key] = connection
         self.spare, packs = {}, []       # (venue, endpoint) → connections that may still be opened for comfort
         for (worker, place), items in groups.items():
-            pack = _Pack(self, worker, place, items, before)
+            pack = Pack(self, worker, place, items, before)
             packs.append(pack)
             usable = pack.rules.profile.connections_usable
             self.spare[place[:2]] = self.spare.get(place[:2], 1 << 30 if usable is None else usable) - pack.claimed
+        for pack in packs:
+            pack.part()
+        for pack in packs:       # what others turned out not to need
+            pack.part()
         fills = []
         for pack in packs:
             fills += pack.pack()
         return sorted(fills, key=lambda fill: fill.id)
+
+    @property
+    def denied(self):
+        """Whether some group was denied a connection that another left over in the end."""
+        open_ = {}
+        for fill in self.fills if self.short else ():
+            open_[fill.place[:2]] = open_.get(fill.place[:2], 0) + 1
+        return any(open_.get(key, 0) < self.rules[key].profile.connections_usable for key in self.short)
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
@@ -446,190 +460,6 @@ def lower_bound(weights, bins):
         if k == 8:   # further ones are below the mean for any real weights
             break
     return bound
-
-
-class _Pack:
-    """One worker's streams of one endpoint and line, on their connections."""
-
-    def __init__(self, attempt, worker, place, items, before):
-        self.attempt, self.worker, self.place, self.items = attempt, worker, place, items
-        self.rules = attempt.rules[place[:2]]
-        self.settings = attempt.settings
-        self.target = rate_limit(self.rules.profile, self.settings) * self.settings.target_percent // 100
-        self.fills, self.waiting, self.apart = {}, [], 0   # apart: connections of one heavy stream each
-        self.keep(before)
-        self.least = self.least_connections(items)         # that the other streams need
-        self.claimed = max(self.least, len(self.fills))    # connections of the address counted as ours
-
-    def keep(self, before):
-        """What fits where it is stays there."""
-        for item in self.items:
-            old = before.get(item.key)
-            if old is None or old.worker != self.worker or (old.venue, old.endpoint, old.line) != self.place:
-                self.waiting.append(item)
-                continue
-            fill = self.fills.get(old.id)
-            if fill is None:
-                fill = self.fills[old.id] = Fill(old.id, self.worker, self.place, self.rules)
-            if fill.takes(item):
-                fill.add(item)
-            else:
-                self.waiting.append(item)
-                self.attempt.why[item.key] = f"connection {old.id} is over its limits"
-        self.fills = {id: fill for id, fill in self.fills.items() if fill.items}
-
-    def least_connections(self, items):
-        """Connections that hard limits ask for at least."""
-        rules, least = self.rules, 1 if items else 0
-        if rules.fill is not None:
-            total = len(items) if not rules.weights else sum(item.weight for item in items)
-            least = max(least, int(-(-total // rules.fill)))
-        if rules.chars is not None:
-            least = max(least, -(-sum(item.chars for item in items) // rules.chars))
-        for kind, most in enumerate(rules.most):
-            least = max(least, -(-sum(kind in item.kinds for item in items) // most))
-        return least
-
-    def pack(self):
-        heavy = self.heavy()
-        self.set_apart(heavy)
-        if self.apart:
-            self.least = self.least_connections([item for item in self.items if item.key not in heavy])
-            self.claim()
-        self.split()
-        total = sum([item.rate for item in self.items if item.key not in heavy])
-        comfortable = -(-total * 100 // (self.target * FRESH_PERCENT)) if self.target else 0
-        waiting = [item for item in self.waiting if item.key not in heavy]
-        while waiting and self.shared < max(self.least, comfortable) and self.may_open():
-            self.open()
-        waiting.sort(key=_heaviest)
-        self.deal(waiting)
-        return [fill for fill in self.fills.values() if fill.items]
-
-    @property
-    def shared(self):
-        return len(self.fills) - self.apart
-
-    def claim(self):
-        """Count what we hold of the address's connections anew."""
-        claimed = self.apart + max(self.least, self.shared)
-        self.attempt.spare[self.place[:2]] -= claimed - self.claimed
-        self.claimed = claimed
-
-    def may_open(self, apart=False):
-        """Whether one more connection may be opened: hard limits ask for it, or the address has one to spare."""
-        if (not apart and self.shared < self.least) or self.attempt.spare[self.place[:2]] > 0:
-            return True
-        self.attempt.denied = True
-        return False
-
-    def open(self, apart=False):
-        fill = Fill(self.attempt.next_id, self.worker, self.place, self.rules)
-        self.attempt.next_id += 1
-        self.fills[fill.id] = fill
-        self.mark(fill, apart)
-        return fill
-
-    def mark(self, fill, apart):
-        self.apart += apart - fill.apart
-        fill.apart = apart
-        self.claim()
-
-    def heavy(self):
-        """Keys of the streams to keep apart: measured, and many times the mean of all lighter ones of this worker's endpoint."""
-        floor = self.settings.heavy_messages_per_s * MILLI
-        ranked = sorted((item for item in self.items if item.known), key=_heaviest)
-        if len(self.items) < 2 or not ranked or ranked[0].rate < floor // 2:
-            return set()
-        factor, found, rest, others = self.settings.heavy_factor, set(), sum(item.rate for item in self.items), len(self.items)
-        for item in ranked:
-            if others < 2 or item.rate < floor or item.rate * (others - 1) < factor * (rest - item.rate):
-                break
-            found.add(item.key)
-            rest, others = rest - item.rate, others - 1
-        alone = {next(iter(fill.items)) for fill in self.fills.values() if len(fill.items) == 1}
-        easy = [item for item in ranked if item.key in alone and item.key not in found]   # who is alone stays so until half of what made it so
-        return found | {item.key for item in easy if others > 1 and item.rate * 2 >= floor and 2 * item.rate * (others - 1) >= factor * (rest - item.rate)}
-
-    def set_apart(self, heavy):
-        """Each heavy stream on a connection of its own, as far as the address may open any; the others leave `heavy`."""
-        home = {key: fill for fill in self.fills.values() for key in fill.items}
-        for item in sorted((item for item in self.items if item.key in heavy), key=_heaviest):
-            fill = home.get(item.key)
-            alone = fill is not None and len(fill.items) == 1
-            if alone and (self.shared > self.least or self.may_open(apart=True)):
-                self.mark(fill, True)
-            elif alone or (fill is not None and not self.settings.improve) or not self.may_open(apart=True):
-                heavy.discard(item.key)
-            else:
-                if fill is not None:
-                    fill.remove(item)
-                    self.attempt.why[item.key] = (f"it brings {item.rate // MILLI:,} messages/s, its {len(fill.items)} neighbours on connection "
-                                                  f"{fill.id} {fill.rate // MILLI // len(fill.items):,} each")
-                self.open(apart=True).add(item)
-
-    def split(self):
-        """Take streams off connections above the target, as few as will do, where others can take them."""
-        if not self.settings.improve:
-            return
-        for fill in sorted(self.fills.values(), key=lambda fill: fill.id):
-            before = fill.rate
-            while fill.rate > self.target and len(fill.items) > 1:
-                over = fill.rate - self.target
-                ranked = sorted(fill.items.values(), key=_heaviest)
-                item = next((item for item in reversed(ranked) if item.rate >= over), ranked[0])
-                room = self.roomy(item, fill)
-                if room is None:
-                    break
-                fill.remove(item)
-                room.add(item)
-                self.attempt.why[item.key] = (f"connection {fill.id} carries {before // MILLI:,} messages/s, the target is {self.target // MILLI:,}")
-
-    def roomy(self, item, source):
-        """The least loaded connection that stays within the fresh share of the target with this stream, or a new one, or None."""
-        found = [fill for fill in self.fills.values() if fill is not source and not fill.apart and fill.takes(item)
-                 and (fill.rate + item.rate) * 100 <= self.target * FRESH_PERCENT]
-        if found:
-            return min(found, key=lambda fill: (fill.rate, fill.id))
-        if self.may_open() and source.rate > item.rate:
-            return self.open()
-        return None
-
-    def deal(self, waiting):
-        """Longest first, each to the least loaded connection that takes it; connections set apart come last."""
-        heap = [(fill.apart, fill.rate, len(fill.items), fill.id) for fill in self.fills.values()]
-        heapq.heapify(heap)
-        full = self.rules.fill
-        for item in waiting:
-            aside, home, spill = [], None, None
-            while heap:
-                entry = heapq.heappop(heap)
-                fill = self.fills[entry[3]]
-                if full is not None and fill.weight >= full:
-                    continue
-                if fill.takes(item):
-                    if not fill.items or (not fill.apart and fill.rate + item.rate <= self.target):
-                        home = fill
-                        break
-                    spill = spill or fill
-                    if fill.apart or not item.rate:
-                        aside.append(entry)
-                        break
-                aside.append(entry)
-            if home is None and (spill is None or self.may_open()):
-                home = self.open()
-            elif home is None:
-                home = spill
-                aside = [entry for entry in aside if entry[3] != home.id]
-            home.add(item)
-            if home.apart:
-                self.mark(home, False)
-            for entry in [*aside, (False, home.rate, len(home.items), home.id)]:
-                heapq.heappush(heap, entry)
-
-
-def _heaviest(item):
-    return -item.rate, -item.cpu, item.key
 
 
 def over(placement, profiles, settings=Settings()):

@@ -56,9 +56,10 @@ def _screen(document):
                f"connections up, {streams.get('live', 0)} of {streams['total']} streams live\n")
     click.echo(common.columns(
         [[str(w["worker"]), str(w["pid"]), "-" if w["cpu"] is None else str(w["cpu"]), w["state"], _figure(w["heartbeat_ms"]), str(w["epoch"]),
-          str(w["restarts"]), str(w["connections"]), str(w["streams"])] for w in document["workers"]],
-        ["worker", "pid", "cpu", "state", "beat ms", "epoch", "restarts", "conns", "streams"],
-        right=("pid", "cpu", "beat ms", "epoch", "restarts", "conns", "streams")))
+          str(w["restarts"]), _figure(w["cpu_percent"]), "-" if w["rss_bytes"] is None else f"{w['rss_bytes'] >> 20:,}", str(w["connections"]),
+          str(w["streams"])] for w in document["workers"]],
+        ["worker", "pid", "cpu", "state", "beat ms", "epoch", "restarts", "cpu %", "MiB", "conns", "streams"],
+        right=("pid", "cpu", "beat ms", "epoch", "restarts", "cpu %", "MiB", "conns", "streams")))
     click.echo()
     click.echo(common.columns(
         [[v["venue"], str(v["instruments"]), f"{v['live']}/{v['streams']}", str(v["connections"]), f"{v['streams']}/{_figure(v['slots'])}",

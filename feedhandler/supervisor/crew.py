@@ -10,6 +10,8 @@ import os
 import signal
 import time
 
+import psutil
+
 from feedhandler import control, instance
 from feedhandler.counters import Counters
 from feedhandler.worker.launcher import Launcher, LauncherError
@@ -37,6 +39,7 @@ class Worker:
         self.restarts = 0
         self.adopted = False
         self.dead = asyncio.Event()
+        self.process = None          # psutil's view of it, made when usage() is asked
 
     def say(self, message):
         """To the worker, if it is connected; what it misses it asks for again."""
@@ -45,12 +48,25 @@ class Worker:
 
     def set(self, state, reason=""):
         self.state, self.reason, self.since_ns = state, reason, time.monotonic_ns()
+        if state == "UP":
+            self.usage()             # what is asked later is counted from here
 
     def heartbeat_age_ms(self):
         """Since its last sign of life; None: not known."""
         if self.counters is None or not self.counters.heartbeat_ns:
             return None
         return max(0, time.monotonic_ns() - self.counters.heartbeat_ns) / 1e6
+
+    def usage(self):
+        """CPU since this was last asked (100: one whole CPU) and resident memory; None while there is no process."""
+        if self.process is None or self.process.pid != self.pid:
+            self.process = psutil.Process(self.pid) if self.pid and psutil.pid_exists(self.pid) else None
+        try:
+            with self.process.oneshot() if self.process else contextlib.nullcontext():
+                return {"cpu_percent": self.process and round(self.process.cpu_percent(), 1),
+                        "rss_bytes": self.process and self.process.memory_info().rss}
+        except psutil.NoSuchProcess:
+            return {"cpu_percent": None, "rss_bytes": None}
 
 
 class Crew:

@@ -58,8 +58,8 @@ def _supervise(config, name, folder, lock, report, foreground):
         if error.errno == errno.ENOSPC:
             return _report(report, FAILED, f"/dev/shm is full ({instance.space_free():,} bytes free): {error.filename}; lower ring.slots or enlarge it")
         return _report(report, FAILED, f"{type(error).__name__}: {error}")
-    except Exception as error:   # our own defect: said once to whoever waits for the start, then ends us with its trace
-        _report(report, FAILED, f"the supervisor failed: {type(error).__name__}: {error}; run it with --foreground for the trace, and report that")
+    except Exception as error:  # a defect of ours: its trace would go to a file that is removed with the instance
+        _report(report, FAILED, f"the supervisor failed before it was ready: {type(error).__name__}: {error}; --foreground shows where")
         raise
     return OK
 

@@ -1,18 +1,20 @@
 """What the streams of this instance cost, learned while they run and kept over restarts.
 
-Every MEASURE_S the supervisor asks each worker for all its states. The messages since the last answer are a stream's
-rate; bytes and records come from the counters of its connection, shared out by messages; the CPU of a message is the
-worker's CPU time by its messages, where there were enough to tell and the worker does not spin.
+Every MEASURE_S, at first oftener, the supervisor asks each worker for all its states. The messages since the last answer
+are a stream's rate; bytes come from the counters of its connection, shared out by messages; the CPU of a message is the
+worker's CPU time by its messages, where there were enough to tell and the worker does not spin. Records of a message and
+bursts are not measured here: they stay as the prior says, or as another's measurement merged in.
 Who writes $XDG_STATE_HOME/feedhandler/loads-<name>.json: this instance's supervisor, by rename. Lost, it is learned anew.
 """
 import json
 import os
 import time
 
-from feedhandler.capacity.load import Loads
+from feedhandler.capacity.load import Loads, prior
 from feedhandler.supervisor.ledger import default_path
 
-MEASURE_S = 5.0
+MEASURE_S = 30.0   # to answer costs a worker some microseconds a stream, in which it receives nothing
+MEASURE_FIRST_S, FIRST_ROUNDS = 1.0, 10   # until rates are known well enough
 SAVE_S = 60.0
 CPU_MESSAGES_PER_S = 1000   # with fewer, timers and reports of an idle worker weigh more than its messages
 FILE_SIZE_MAX = 64 << 20    # 100,000 streams take about 20 MB
@@ -58,17 +60,17 @@ class Learner:
 
     def __init__(self, loads, spin):
         self.loads, self.spin = loads, spin
-        self.last = {}      # worker number → (pid, monotonic s, CPU s, {stream id: messages}, {connection id: (frames, bytes, records)})
+        self.last = {}      # worker number → (pid, monotonic s, CPU s, {stream id: messages}, {connection id: (frames, bytes)})
 
     def heard(self, worker, pid, states, sessions, streams, home_of, now_s=None):
         """All states of a worker: control.StreamState rows, counters' session rows, and the plan's streams by id."""
         now_s = time.monotonic() if now_s is None else now_s
         messages = {state.id: state.messages for state in states if state.id in home_of}
-        carried = {row["connection"]: (row["frames"], row["bytes"], row["records"]) for row in sessions}
+        carried = {row["connection"]: (row["frames"], row["bytes"]) for row in sessions}
         spent = None if self.spin else cpu_s(pid)
         before = self.last.get(worker)
         self.last[worker] = pid, now_s, spent, messages, carried
-        if before is None or before[0] != pid or now_s - before[1] < MEASURE_S / 2:
+        if before is None or before[0] != pid or now_s - before[1] < MEASURE_FIRST_S / 2:
             return
         seconds = now_s - before[1]
         fresh = {id: count - before[3][id] for id, count in messages.items() if count >= before[3].get(id, count + 1)}
@@ -77,12 +79,13 @@ class Learner:
             cpu_ns = (spent - before[2]) * 1e9 / total
         for id, count in fresh.items():
             venue, _, connection = home_of[id]
-            size, records = _shares(before[4].get(connection), carried.get(connection), count)
-            self.loads.measure((venue, streams[id].endpoint, streams[id].wire), time.time(), seconds, count, size, records, cpu_ns)
+            size = _share(before[4].get(connection), carried.get(connection), count)
+            self.loads.measure((venue, streams[id].endpoint, streams[id].wire), time.time(), seconds, count, size, None, cpu_ns,
+                               like=prior(streams[id].channel))
 
 
-def _shares(before, after, messages):
-    """(bytes, records) of so many messages of a connection, None where its counters do not say."""
-    if before is None or after is None or after[0] <= before[0]:
-        return None, None
-    return tuple((late - early) * messages / (after[0] - before[0]) if late >= early else None for early, late in zip(before[1:], after[1:]))
+def _share(before, after, messages):
+    """Bytes of so many messages of a connection, or None where its counters do not say."""
+    if before is None or after is None or after[0] <= before[0] or after[1] < before[1]:
+        return None
+    return (after[1] - before[1]) * messages / (after[0] - before[0])

@@ -339,9 +339,10 @@ class Supervisor:
 
     async def _learn(self):
         """Ask for all states now and then; the answers are measurements."""
-        saved_s = time.monotonic()
+        saved_s, rounds = time.monotonic(), 0
         while True:
-            await asyncio.sleep(learning.MEASURE_S)
+            await asyncio.sleep(learning.MEASURE_S if rounds >= learning.FIRST_ROUNDS else learning.MEASURE_FIRST_S)
+            rounds += 1
             for worker in self.crew.workers:
                 if worker.state == "UP":
                     worker.say(control.Query())
@@ -487,7 +488,7 @@ class Supervisor:
         mine = [id for id, home in self.shards.home_of.items() if home[1] == worker.number]
         return {"worker": worker.number, "pid": worker.pid, "cpu": worker.cpu, "state": worker.state, "reason": worker.reason,
                 "epoch": worker.epoch, "restarts": worker.restarts, "adopted": worker.adopted,
-                "heartbeat_ms": None if age_ms is None else round(age_ms, 1), "streams": len(mine),
+                "heartbeat_ms": None if age_ms is None else round(age_ms, 1), **worker.usage(), "streams": len(mine),
                 "connections": len({self.shards.home_of[id][2] for id in mine})}
 
     def _venue_row(self, home):
