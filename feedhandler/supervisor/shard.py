@@ -64,7 +64,7 @@ class Shards:
     """The plan of an instance and the messages that say it."""
 
     def __init__(self, config, folder):
-        self.config = config
+        self.config, self.folder = config, folder
         names = list(dict.fromkeys(entry.venue for entry in config.subscribe))
         self.homes = {name: VenueHome(name, index, config.venues.get(name), folder, config) for index, name in enumerate(names)}
         self.master = None
@@ -110,6 +110,22 @@ class Shards:
                 want = plan.Wanted(home.name, stream.endpoint, stream.wire, id, stream.symbol or instrument.symbol, line, stream.channel, instrument.kind)
                 wanted.setdefault(want.key, want)
                 details.setdefault(want.key, stream)
+
+    def know(self, config):
+        """Homes of venues this configuration brings; they keep the places of the others. What they are is not wanted yet."""
+        names = [name for name in dict.fromkeys(entry.venue for entry in config.subscribe) if name not in self.homes]
+        for name in names:
+            self.homes[name] = VenueHome(name, len(self.homes), config.venues.get(name), self.folder, config)
+        return [self.homes[name] for name in names]
+
+    def trial(self, config):
+        """(placement, problems) as replan() would make them of another configuration. Nothing is applied."""
+        kept, self.config = self.config, config
+        try:
+            wanted, _, problems = self.wanted()
+            return plan.plan(wanted, self.profiles(), self.loads, self.placement, self.settings(improve=False)).placement, problems
+        finally:
+            self.config = kept
 
     def replan(self):
         """Place everything wanted and renew the assigns; what is placed stays where a limit does not force it.
