@@ -12,7 +12,7 @@ from feedhandler.supervisor import instruments
 from feedhandler.venue import Channel
 
 LIST_TIMEOUT_S = 15.0   # a venue's instrument list is waited for so long
-LIVE_TABLES = ("subscribe", "load", "venues")   # others take effect at a start; of venues only those not held yet
+LIVE_TABLES = ("subscribe", "venues")   # others take effect at a start; of venues only those not held yet
 
 
 class ChangeError(ValueError):
@@ -98,7 +98,7 @@ class Changes:
 
     def _words(self, arguments):
         entry = {key: arguments.get(key) for key in ("venue", "symbols", "channels")}
-        said = [text for _, text in config_._check_subscribe(0, entry)]
+        said = [text for _, text in config_.check_subscribe(0, entry)]
         if said or not entry["symbols"] or not entry["channels"]:
             raise ChangeError("\n".join(said) or "give a venue, at least one symbol and at least one channel")
         return entry.values()
@@ -114,7 +114,8 @@ class Changes:
         supervisor = self.supervisor
         for home in supervisor.shards.know(config):
             supervisor.open_budget(home)
-        missing = [home for home in supervisor.shards.homes.values() if home.listed is None]
+        wanted = {entry.venue for entry in config.subscribe}
+        missing = [home for home in supervisor.shards.homes.values() if home.listed is None and home.name in wanted]
         tasks = [supervisor.list_once(home) for home in missing]
         if tasks:
             await asyncio.wait(tasks, timeout=LIST_TIMEOUT_S)
@@ -130,7 +131,7 @@ class Changes:
         try:
             placement, problems = shards.trial(new)
         except PlanError as error:
-            raise ChangeError("it does not fit:\n" + "\n".join(error.problems[:100]) + "\nnothing was changed") from None
+            raise ChangeError("it does not fit:\n" + "\n".join(error.problems) + "\nnothing was changed") from None
         before, after = _keys(shards.placement), _keys(placement)
         document = {"name": supervisor.name, "applied": not dry_run, "added": _rows(after.keys() - before.keys()),
                     "removed": _rows(before.keys() - after.keys()),

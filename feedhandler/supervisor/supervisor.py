@@ -462,7 +462,7 @@ class Supervisor:
 
     def _look_ready(self):
         if (not self.ready and self.planned and all(worker.state in ("UP", "QUARANTINED") for worker in self.crew.workers)
-                and all(not home.problem for home in self.shards.homes.values() if not self.note.startswith("adopted"))
+                and all(not home.problem for home in self.shards.held() if not self.note.startswith("adopted"))
                 and all(map(self.settled, self.shards.streams))):
             self._say_ready()
 
@@ -496,7 +496,7 @@ class Supervisor:
             if worker.state != "UP":
                 yield f"worker {worker.number} is {worker.state}: {worker.reason}"
         if self.planned:
-            yield from (home.problem for home in self.shards.homes.values() if home.problem and not self.note.startswith("adopted"))
+            yield from (home.problem for home in self.shards.held() if home.problem and not self.note.startswith("adopted"))
         yield from self.shards.problems[:PROBLEM_MAX]
         unwell = {}
         for id in self.shards.streams:
@@ -516,7 +516,7 @@ class Supervisor:
             "reasons": reasons, "ready": self.ready, "uptime_s": round(time.monotonic() - self.begun, 3), "pid": os.getpid(),
             "generation": self.shards.generation, "created_ns": self.created_ns,
             "workers": [self._worker_row(worker) for worker in self.crew.workers],
-            "venues": [self._venue_row(home) for home in self.shards.homes.values()],
+            "venues": [self._venue_row(home) for home in self.shards.held()],
             "streams": _count(self.states.get(id) for id in self.shards.streams),
             "connections": {"planned": len(self.shards.placement.connections),
                             "up": sum(session.state == "UP" for _, session in self.sessions.values())},
