@@ -76,10 +76,10 @@ def _peers(messages):
 
     def timed(function):
         def once():
-            begin = time.perf_counter_ns()
+            begin = time.thread_time_ns()
             for message in sample:
                 function(message)
-            return (time.perf_counter_ns() - begin) / len(sample)
+            return (time.thread_time_ns() - begin) / len(sample)
         return once
     try:
         import orjson
