@@ -164,7 +164,7 @@ def six_venues():
     """204 instruments of all six endpoints, 12,000 messages a second, two workers, and three readers:
     one from the first record on, one that comes late, one in C."""
     with folder() as place:
-        simulated = crash_support.Simulated(place, venues=VENUES, instruments=34, rate=12_000, words=("--snapshot-pause", "0.2"))
+        simulated = crash_support.Simulated(place, venues=VENUES, instruments=34, rate=12_000, words=("--snapshot-pause", "1.5"))
         try:
             with running(simulated) as (name, reader):
                 late = Reader(name, simulated.env).attached()
