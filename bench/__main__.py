@@ -11,6 +11,7 @@ import time
 
 from bench import common
 
+HERE = pathlib.Path(__file__).resolve().parent
 NAMES = ("decode", "book", "ring", "reader", "receive", "path", "recovery", "plan")
 
 
@@ -24,7 +25,7 @@ def main():
         if name not in NAMES:
             parser.error(f"no benchmark {name!r}; use one of {', '.join(NAMES)}")
     rows, missing = [], []
-    for name in options.names or NAMES:
+    for name in options.names or [name for name in NAMES if (HERE / f"{name}.py").exists()]:
         print(f"{name} …", file=sys.stderr, flush=True)
         begin = time.monotonic()
         try:
@@ -32,11 +33,11 @@ def main():
         except common.Unavailable as error:
             missing.append(f"{name}: not run: {error}")
         print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
-    print(f"{common.machine()}; {time.strftime('%Y-%m-%d')}; python -m bench {' '.join(options.names)}".rstrip())
-    print()
-    print(common.table(rows))
-    for line in missing:
-        print(line)
+    command = " ".join(["python -m bench", *options.names, *(["--quick"] if options.quick else [])])
+    text = "\n".join([f"{common.machine()}; {time.strftime('%Y-%m-%d')}; `{command}`", "", common.table(rows), *missing, ""])
+    print(text)
+    if not options.names and not options.quick:
+        (HERE / "results.md").write_text(text)
     if options.json:
         options.json.write_text(json.dumps([vars(row) for row in rows], indent=1))
     return 0

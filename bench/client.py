@@ -1,10 +1,11 @@
-"""python -m bench.client KIND URL CPU CA_FILE [DIRECTORY SPIN]: one client until the server closes; prints one JSON line.
+"""python -m bench.client KIND URL CPU CA_FILE [DIRECTORY [SPIN]]: one client until the server closes; prints one JSON line.
 
-KIND: session-null (our session, nothing behind it), session (session, decode, book, state, ring in DIRECTORY), aiohttp,
+KIND: session-null (our session, frames counted and dropped), session (session, decode, book, state, ring in DIRECTORY), aiohttp,
 websockets (both: receive only), usual (websockets, orjson, Decimal, SortedDict: a handler as it is usually written in Python).
-CPU time counts from the upgrade to the close.
+CPU time counts from the upgrade to the close. SPIN (spin or block) also asks for SCHED_FIFO: latency runs are short.
 """
 import asyncio
+import contextlib
 import decimal
 import json
 import os
@@ -42,11 +43,14 @@ def context_of(url, ca_file):
 class Owner:
     """The least that a session needs above it."""
 
-    def __init__(self, tally):
-        self.tally = tally
+    def __init__(self, tally, fifo):
+        self.tally, self.fifo = tally, fifo
         self.ended = asyncio.get_running_loop().create_future()
 
     def opened(self, session):
+        if self.fifo:
+            with contextlib.suppress(PermissionError):
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         self.tally.start()
 
     def control(self, session, payload):
@@ -65,12 +69,14 @@ class Owner:
         self.ended.set_result(code)
 
 
-def publisher_in(directory, made):
+def publisher_in(directory, null):
     """(publisher, venue) with one instrument that has every stream of the benchmark; its book from DIRECTORY/snapshot.json."""
+    from bench import loops
     from feedhandler import venues
+    from feedhandler.worker.publisher import Publisher
     dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    publisher = made(dir_fd, 0, SLOT_COUNT, ROW_MAX, LEVEL_MAX, 1)
-    venue = venues.load(VENUE, ROW_MAX)
+    publisher = Publisher(dir_fd, 0, SLOT_COUNT, ROW_MAX, LEVEL_MAX, 1)
+    venue = loops.NullVenue(ROW_MAX) if null else venues.load(VENUE, ROW_MAX)
     venue.add_instrument(0, SYMBOL, -2, -3)
     for channel in ("trade", "quote"):
         publisher.add_stream(venue, 0, channel)
@@ -83,13 +89,10 @@ def publisher_in(directory, made):
 
 
 async def ours(kind, url, ca_file, directory, spin):
-    from bench import loops
-    from feedhandler.worker.publisher import Publisher
     from feedhandler.worker.session import Session, connect
-    null = kind == "session-null"
-    publisher, venue = publisher_in(directory, loops.NullPublisher if null else Publisher)
+    publisher, venue = publisher_in(directory, kind == "session-null")
     tally = Tally()
-    owner = Owner(tally)
+    owner = Owner(tally, bool(spin))
     owner.session_publisher = publisher
     session = Session(publisher, venue, owner, 0, FRAME_SIZE_MAX, True)
     await connect(session, url, context_of(url, ca_file))
@@ -101,13 +104,8 @@ async def ours(kind, url, ca_file, directory, spin):
     if spin == "spin":
         turn()
     await owner.ended
-    line = tally.json
-    if null:
-        tally.messages, tally.bytes = publisher.frame_total, publisher.byte_total
-        text = line()
-    else:
-        tally.messages, tally.bytes = publisher.counter("frames"), publisher.counter("frame_bytes")
-        text = line(events=publisher.counter("events"), duplicates=publisher.counter("duplicates"), position=publisher.position)
+    tally.messages, tally.bytes = publisher.counter("frames"), publisher.counter("frame_bytes")
+    text = tally.json(events=publisher.counter("events"), duplicates=publisher.counter("duplicates"), position=publisher.position)
     publisher.close()
     return text
 

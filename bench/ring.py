@@ -21,7 +21,7 @@ def run(quick=False):
     cpus = common.two_cpus()
     with common.shared_directory() as directory:
         program = Program(build.program("ring"), directory, cpus)
-        repeats = 2 if quick else common.REPEATS
+        repeats = 1 if quick else common.REPEATS
         return _latency_rows(program, repeats) + _lossless_rows(program, 1 if quick else 3) + _write_rows(program, repeats)
 
 

@@ -217,7 +217,10 @@ static void paced(size_t count, double rate, const char *directory, int spin)
             die(error);
     } else if ((pid = fork()) == 0)
         sleeper(directory);
-    while (!spin && !__atomic_load_n(&seen->ready, __ATOMIC_ACQUIRE)) { }
+    while (!spin && !__atomic_load_n(&seen->ready, __ATOMIC_ACQUIRE))
+        sched_yield();
+    struct sched_param priority = {.sched_priority = 1};
+    sched_setscheduler(0, SCHED_FIFO, &priority); /* where permitted; below the sleeper */
     uint64_t interval = (uint64_t)(1e9 / rate), due = clock_of(CLOCK_MONOTONIC) + interval;
     for (size_t i = 0; i < count; i++) {
         const message *item = &messages[i % message_count];
@@ -234,6 +237,8 @@ static void paced(size_t count, double rate, const char *directory, int spin)
         if (spin)
             take();
     __atomic_store_n(&seen->done, 1, __ATOMIC_RELEASE);
+    priority.sched_priority = 0;
+    sched_setscheduler(0, SCHED_OTHER, &priority);
     if (!spin)
         waitpid(pid, NULL, 0);
     printf("{\"sent\": %zu, \"read\": %llu, ", count, (unsigned long long)seen->count);

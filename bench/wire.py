@@ -68,21 +68,21 @@ class Wire:
         return said
 
 
+def environment():
+    return {**os.environ, "PYTHONPATH": str(build.ROOT)}
+
+
 def client_command(kind, url, cpu, ca_file, *options):
     if kind == "c":
         return [build.program("receive_client", "ssl", "crypto"), url.rsplit(":", 1)[1].split("/")[0],
                 "tls" if url.startswith("wss") else "plain", str(cpu)]
-    python = sys.executable
-    script = ["-m", "bench.client"]
-    if kind.startswith("cryptofeed"):
-        python, script = os.environ["FEEDHANDLER_CRYPTOFEED_PYTHON"], [str(build.ROOT / "bench/cryptofeed_client.py")]
-    return [python, *script, kind, url, str(cpu), str(ca_file), *map(str, options)]
+    return [sys.executable, "-m", "bench.client", kind, url, str(cpu), str(ca_file), *map(str, options)]
 
 
 def client(kind, url, cpu, ca_file, *options):
     """What a client prints about itself when the server has closed."""
     done = subprocess.run(client_command(kind, url, cpu, ca_file, *options), capture_output=True, text=True, timeout=TIMEOUT_S, cwd=build.ROOT,
-                          env={**os.environ, "PYTHONPATH": str(build.ROOT)})
+                          env=environment())
     if done.returncode:
         raise RuntimeError(f"{kind}: {done.stderr.strip()[-600:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

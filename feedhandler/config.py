@@ -274,7 +274,7 @@ def _check(document, folder):
     for name, entry in _get(document, "venues", dict).items():
         yield from _check_venue(name, entry, folder)
     for index, entry in enumerate(_get(document, "subscribe", list)):
-        yield from _check_subscribe(index, entry)
+        yield from check_subscribe(index, entry)
 
 
 def _get(table, key, kind, default=None):
@@ -373,7 +373,7 @@ SAMPLES = ("BTCUSDT", "BTC-USDT", "BTC-USDT-SWAP", "BTC-USD-261225", "BTC-USD-26
 """Symbols in the forms venues use: a channel none of them has is not the venue's."""
 
 
-def _check_subscribe(index, entry):
+def check_subscribe(index, entry):
     where = ("subscribe", index)
     name = _get(entry, "venue", str)
     found = known_venue(name) if name else None

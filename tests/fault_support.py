@@ -266,6 +266,13 @@ class Watcher:
         bid, ask = max(bids), min(asks)
         return seen.level((bid, bids[bid], ask, asks[ask]))
 
+    def within(self, condition, seconds):
+        """Read until the condition holds or the time is over; whether it holds."""
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
+            self.look()
+        return condition()
+
     def until(self, condition, what, seconds=WAIT_S):
         """Read until the condition holds; fails with what was waited for, and with anything wrong that was read."""
         deadline = time.monotonic() + seconds

@@ -47,7 +47,7 @@ def sentence(done):
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_has_a_help_with_an_example_and_json(name):
     answers = [CliRunner().invoke(main, [name, "--help"])]
-    answers += [CliRunner().invoke(main, [name, sub, "--help"]) for sub in {"config": ["check", "schema", "show"], "subs": ["list"]}.get(name, ())]
+    answers += [CliRunner().invoke(main, [name, sub, "--help"]) for sub in {"config": ["check", "schema", "show"], "subs": ["list", "add", "remove"]}.get(name, ())]
     assert all(answer.exit_code == OK for answer in answers)
     assert f"\n  feedhandler {name}" in answers[-1].output
     assert "--json" in answers[-1].output

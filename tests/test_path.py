@@ -220,10 +220,10 @@ def six_venues():
     """204 instruments of all six endpoints, 12,000 messages a second, two workers, and three readers:
     two from the first record on, of which one in C, and one that comes late.
 
-    An instrument stands still for a second after its REST book was served: a book that has not arrived by then takes two
+    An instrument stands still for 1.5 s after its REST book was served: a book that has not arrived by then takes two
     steps of the simulator's as one."""
     with folder() as place:
-        simulated = crash_support.Simulated(place, venues=VENUES, instruments=34, rate=12_000, words=("--snapshot-pause", "1"))
+        simulated = crash_support.Simulated(place, venues=VENUES, instruments=34, rate=12_000, words=("--snapshot-pause", "1.5"))
         try:
             with running(simulated, readers=(PYTHON, c_strategy())) as (name, reader, strategy):
                 late = Reader(name, simulated.env).attached()

@@ -122,8 +122,10 @@ static inline int fh_ring_map(fh_ring_reader *reader, const char *path, char *er
         return fh_feed_fail(error, error_size, FH_FEED_BAD, path, "its slot count does not fit its size");
     }
     char *map = (char *)mmap(NULL, 4096 + 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map != MAP_FAILED && (mmap(map, 4096 + size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED
-        || mmap(map + 4096 + size, size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 4096) == MAP_FAILED)) {
+    /* Populated: else a page fault stops every 64th record of the first lap (4 ns a record, in half-microsecond pieces). */
+    int flags = MAP_SHARED | MAP_FIXED | MAP_POPULATE;
+    if (map != MAP_FAILED && (mmap(map, 4096 + size, PROT_READ, flags, fd, 0) == MAP_FAILED
+        || mmap(map + 4096 + size, size, PROT_READ, flags, fd, 4096) == MAP_FAILED)) {
         munmap(map, 4096 + 2 * size);
         map = (char *)MAP_FAILED;
     }

@@ -24,6 +24,7 @@ VERBS = {
     "conns": ("query", "Connections and what they carry"),
     "capacity": ("capacity", "Budgets of connections, addresses and workers: used and left"),
     "plan": ("capacity", "What rebalancing would change, and why"),
+    "reload": ("changes", "Apply a changed configuration to a living instance"),
     "readers": ("shared", "Attached readers and their lag"),
     "tail": ("tail", "Print records as they arrive"),
     "verify": ("verify", "Replay a recording through decoders and books"),

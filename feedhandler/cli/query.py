@@ -96,7 +96,7 @@ def _until(row):
 
 @click.group("subs")
 def cmd_subs():
-    """Subscriptions: list."""
+    """Subscriptions: list, add, remove."""
 
 
 @cmd_subs.command("list")
@@ -119,6 +119,23 @@ def subs_list(name, as_json, state, venue):
               f"{s['gaps']:,}", s["reason"]] for s in document["streams"]],
             ["id", "venue", "instrument", "channel", "worker", "conn", "state", "messages", "gaps", "reason"], right=("id", "worker", "conn", "messages", "gaps")))
     common.output(as_json, document, human)
+
+
+def _change_verb(verb, text):
+    """subs add and subs remove: the trailing words that name channels are channels."""
+    @cmd_subs.command(verb, help=text)
+    @common.instance_option
+    @common.json_option
+    @click.option("--dry-run", is_flag=True, help="Only say what would change.")
+    @click.argument("venue")
+    @click.argument("words", nargs=-1, required=True, metavar="SYMBOL... CHANNEL...")
+    def change(name, as_json, dry_run, venue, words):
+        from feedhandler.cli import changes
+        changes.show(changes.ask(name, f"subs {verb}", {"venue": venue, "dry_run": dry_run, **changes.split(words)}), as_json)
+
+
+_change_verb("add", "Subscribe more, now: nothing else is touched.\n\n\b\nfeedhandler subs add okx BTC-USDT ETH-USDT trade book -n demo")
+_change_verb("remove", "Let subscriptions go, now: nothing else is touched.\n\n\b\nfeedhandler subs remove okx BTC-USDT trade -n demo")
 
 
 @click.command("conns")

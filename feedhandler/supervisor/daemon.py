@@ -29,7 +29,7 @@ def run(path, name, report, foreground=False):
     except (instance.InstanceError, OSError) as error:
         return _report(report, FAILED, str(error))
     try:
-        return _supervise(config, name, os.path.dirname(os.path.abspath(path)), lock, report, foreground)
+        return _supervise(config, name, os.path.abspath(path), lock, report, foreground)
     finally:
         lock.release()
 
@@ -39,7 +39,7 @@ def _report(report, code, text, status=None):
     return code
 
 
-def _supervise(config, name, folder, lock, report, foreground):
+def _supervise(config, name, path, lock, report, foreground):
     from feedhandler.supervisor.log import Log
     from feedhandler.supervisor.supervisor import StartError, Supervisor
     log = Log()
@@ -49,7 +49,7 @@ def _supervise(config, name, folder, lock, report, foreground):
         _report(report, DEGRADED if status["reasons"] else OK, status["note"], status)
 
     async def main():
-        await Supervisor(config, name, folder, lock, log, ready).run()
+        await Supervisor(config, name, path, lock, log, ready).run()
     try:
         asyncio.run(main())
     except (StartError, instance.InstanceError) as error:

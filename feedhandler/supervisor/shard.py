@@ -25,7 +25,7 @@ class VenueHome:
     """One venue of this instance: its Venue, profiles with overrides, addresses, and what it lists."""
 
     def __init__(self, name, index, table, folder, config):
-        self.name, self.index = name, index
+        self.name, self.index, self.table = name, index, table
         self.venue = venues.load(name, config.instruments.max)
         self.profiles, self.typed = {}, {}
         for endpoint, profile in self.venue.profiles.items():
@@ -64,7 +64,7 @@ class Shards:
     """The plan of an instance and the messages that say it."""
 
     def __init__(self, config, folder):
-        self.config = config
+        self.config, self.folder = config, folder
         names = list(dict.fromkeys(entry.venue for entry in config.subscribe))
         self.homes = {name: VenueHome(name, index, config.venues.get(name), folder, config) for index, name in enumerate(names)}
         self.master = None
@@ -110,6 +110,30 @@ class Shards:
                 want = plan.Wanted(home.name, stream.endpoint, stream.wire, id, stream.symbol or instrument.symbol, line, stream.channel, instrument.kind)
                 wanted.setdefault(want.key, want)
                 details.setdefault(want.key, stream)
+
+    def held(self):
+        """Homes of the venues that something is subscribed at; a change that was refused may have left others."""
+        names = {entry.venue for entry in self.config.subscribe}
+        return [home for home in self.homes.values() if home.name in names]
+
+    def know(self, config):
+        """Homes of venues this configuration brings; they keep the places of the others. What they are is not wanted yet."""
+        held = {home.name for home in self.held()}
+        names = [name for name in dict.fromkeys(entry.venue for entry in config.subscribe)
+                 if name not in self.homes or (name not in held and self.homes[name].table != config.venues.get(name))]
+        for name in names:
+            index = self.homes[name].index if name in self.homes else len(self.homes)
+            self.homes[name] = VenueHome(name, index, config.venues.get(name), self.folder, config)
+        return [self.homes[name] for name in names]
+
+    def trial(self, config):
+        """(placement, problems) as replan() would make them of another configuration. Nothing is applied."""
+        kept, self.config = self.config, config
+        try:
+            wanted, _, problems = self.wanted()
+            return plan.plan(wanted, self.profiles(), self.loads, self.placement, self.settings(improve=False)).placement, problems
+        finally:
+            self.config = kept
 
     def replan(self):
         """Place everything wanted and renew the assigns; what is placed stays where a limit does not force it.

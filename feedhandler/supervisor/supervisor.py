@@ -13,8 +13,9 @@ import time
 from feedhandler import __version__, control, instance
 from feedhandler.capacity.headroom import next_reached
 from feedhandler.capacity.plan import PlanError
-from feedhandler.config import resolved
+from feedhandler.config import Config, resolved
 from feedhandler.supervisor import learning, rest, tables
+from feedhandler.supervisor.changes import Changes
 from feedhandler.supervisor.crew import Crew
 from feedhandler.supervisor.instruments import Master
 from feedhandler.supervisor.ledger import Busy, Ledger, default_path
@@ -38,11 +39,13 @@ class StartError(Exception):
 
 
 class Supervisor:
-    """name is free and its lock is held by us (lock); folder is what ca_file is relative to."""
+    """name is free and its lock is held by us (lock); path is of the configuration, ca_file is relative to its folder."""
 
-    def __init__(self, config, name, folder, lock, log, on_ready):
+    def __init__(self, config, name, path, lock, log, on_ready):
         self.config, self.name, self.lock, self.log, self.on_ready = config, name, lock, log, on_ready
-        self.shards = Shards(config, folder)
+        self.path = path
+        self.shards = Shards(config, os.path.dirname(path))
+        self.changes, self.listing = Changes(self), {}   # listing: venue → task that reads its list
         self.crew = self.ledger = self.table = self.server = None
         self.rests = {}                  # venue → Rest
         self.learner = None
@@ -58,7 +61,7 @@ class Supervisor:
         self.ending = asyncio.Event()
         self.failure, self.ready, self.planned = None, False, False
         self.note = ""                   # what the operator should know about this start
-        self.digest = hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()
+        self.digest = _digest(config)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -87,6 +90,7 @@ class Supervisor:
         if kind == "workers":
             living = instance.workers_alive(manifest)
             self.created_ns, self.generation = manifest["created_ns"], manifest["generation"]
+            self._follow()
             self.note = f"adopted {len(living)} living worker{'s' * (len(living) != 1)} of a supervisor that died"
             return living
         if kind == "stale":
@@ -123,9 +127,9 @@ class Supervisor:
         self.on_crew_changed(living)
         self.server = Server(instance.control_path(self.name), {
             "status": self.status, "subs": self.subs, "conns": self.conns, "capacity": self.capacity,
-            "plan": self.plan, "stop": self.stop, "ping": lambda arguments: os.getpid()}, self.log)
+            "plan": self.plan, "reload": self.changes.reload, "subs add": self.changes.add, "subs remove": self.changes.remove, "stop": self.stop, "ping": lambda arguments: os.getpid()}, self.log)
         await self.server.start()
-        lists = [] if self.planned else [self._task(self._list(home)) for home in self.shards.homes.values()]
+        lists = [] if self.planned else [self.list_once(home) for home in self.shards.homes.values()]
         await self.crew.start(living)
         if not self.planned:
             if lists:
@@ -134,6 +138,31 @@ class Supervisor:
             self._plan()
         self._task(self._permits())
         self._task(self._learn())
+
+    def _follow(self):
+        """The configuration the living workers have, with what was subscribed at run time, in place of the file's."""
+        try:
+            with open(f"{instance.directory(self.name)}/{instance.PLAN}") as file:
+                document = json.load(file)
+            config = Config.model_validate(document["config"])
+            names = list(instance.manifest_read(self.name)["venues"])
+            shards = Shards(config, os.path.dirname(document["path"]))
+        except (OSError, ValueError, KeyError):
+            return      # _restore() says so
+        if list(shards.homes)[:len(names)] == names or set(shards.homes) == set(names):
+            shards.homes = {name: shards.homes[name] for name in names}
+            for index, home in enumerate(shards.homes.values()):
+                home.index = index
+            self.config, self.shards = config, shards
+
+    def apply(self, config, path=""):
+        """Follow another configuration that was checked; path: of its file, "": it is ours, changed at run time."""
+        if path:
+            self.digest, self.path = _digest(config), path
+        self.config = self.shards.config = config
+        self._plan()
+        self.states = {id: state for id, state in self.states.items() if id in self.shards.streams}
+        self.on_crew_changed()
 
     def _restore(self, living):
         """The plan of living workers, so that nothing of theirs is disturbed."""
@@ -148,7 +177,7 @@ class Supervisor:
             return
         self.planned = True
         if document["digest"] != self.digest:
-            self.note += "; the configuration differs from theirs and is not applied: stop and start again to apply it"
+            self.note += "; the configuration differs from theirs and is not applied: feedhandler reload says what of it can be, stop and start apply all"
             self.log("config_differs")
 
     def _redirect_stderr(self):
@@ -167,11 +196,14 @@ class Supervisor:
     def _open_budgets(self):
         self.ledger = Ledger(default_path(), lambda text: self.log("budgets_damaged", reason=text))
         for home in self.shards.homes.values():
-            for endpoint in home.profiles:
-                self.ledger.open(home.connect_key(endpoint), home.attempt_windows(endpoint))
-            if home.rest_url:
-                self.ledger.open(home.rest_key, [home.rest_window])
-                self.rests[home.name] = rest.Rest(home.name, home.rest_url, home.ca_file, self.ledger, home.rest_key, self.log)
+            self.open_budget(home)
+
+    def open_budget(self, home):
+        for endpoint in home.profiles:
+            self.ledger.open(home.connect_key(endpoint), home.attempt_windows(endpoint))
+        if home.rest_url:
+            self.ledger.open(home.rest_key, [home.rest_window])
+            self.rests[home.name] = rest.Rest(home.name, home.rest_url, home.ca_file, self.ledger, home.rest_key, self.log)
 
     async def _end(self, remove):
         """Stop what runs; with remove, the workers and files too. Without, they are left to be adopted."""
@@ -211,6 +243,13 @@ class Supervisor:
         self.ending.set()
 
     # -- instrument lists and the plan ---------------------------------------------------------------------------------
+
+    def list_once(self, home):
+        """The task that reads a venue's list: one at a time."""
+        task = self.listing.get(home.name)
+        if task is None or task.done():
+            task = self.listing[home.name] = self._task(self._list(home))
+        return task
 
     async def _list(self, home):
         """A venue's instrument list, however long it takes; the plan follows when it comes late."""
@@ -254,7 +293,7 @@ class Supervisor:
             self.log("plan_refused", problems=error.problems[:PROBLEM_MAX])
             return
         self.planned = True
-        instance.write_json(self.name, instance.PLAN, {"digest": self.digest, "shards": self.shards.saved()})
+        instance.write_json(self.name, instance.PLAN, {"digest": self.digest, "config": resolved(self.config), "path": self.path, "shards": self.shards.saved()})
         self.log("plan", generation=self.shards.generation, streams=len(self.shards.streams),
                  connections=len(self.shards.placement.connections), problems=self.shards.problems[:PROBLEM_MAX])
         for worker in self.crew.workers:
@@ -423,7 +462,7 @@ class Supervisor:
 
     def _look_ready(self):
         if (not self.ready and self.planned and all(worker.state in ("UP", "QUARANTINED") for worker in self.crew.workers)
-                and all(not home.problem for home in self.shards.homes.values() if not self.note.startswith("adopted"))
+                and all(not home.problem for home in self.shards.held() if not self.note.startswith("adopted"))
                 and all(map(self.settled, self.shards.streams))):
             self._say_ready()
 
@@ -457,7 +496,7 @@ class Supervisor:
             if worker.state != "UP":
                 yield f"worker {worker.number} is {worker.state}: {worker.reason}"
         if self.planned:
-            yield from (home.problem for home in self.shards.homes.values() if home.problem and not self.note.startswith("adopted"))
+            yield from (home.problem for home in self.shards.held() if home.problem and not self.note.startswith("adopted"))
         yield from self.shards.problems[:PROBLEM_MAX]
         unwell = {}
         for id in self.shards.streams:
@@ -477,7 +516,7 @@ class Supervisor:
             "reasons": reasons, "ready": self.ready, "uptime_s": round(time.monotonic() - self.begun, 3), "pid": os.getpid(),
             "generation": self.shards.generation, "created_ns": self.created_ns,
             "workers": [self._worker_row(worker) for worker in self.crew.workers],
-            "venues": [self._venue_row(home) for home in self.shards.homes.values()],
+            "venues": [self._venue_row(home) for home in self.shards.held()],
             "streams": _count(self.states.get(id) for id in self.shards.streams),
             "connections": {"planned": len(self.shards.placement.connections),
                             "up": sum(session.state == "UP" for _, session in self.sessions.values())},
@@ -558,6 +597,10 @@ class Supervisor:
 
     def _planned_streams(self):
         return (stream for connection in self.shards.placement.connections for stream in connection.streams)
+
+
+def _digest(config):
+    return hashlib.sha256(json.dumps(resolved(config), sort_keys=True).encode()).hexdigest()
 
 
 def _budget_row(row):
