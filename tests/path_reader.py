@@ -16,8 +16,8 @@ import numpy
 import feedhandler
 from feedhandler.digest import Digest, canonical
 
-BLOCK = 1024                 # rows of one block sum
-TOUCH = 3
+BLOCK = 64                   # rows of one block sum
+TRADE, TOUCH, STATUS = 1, 3, 32
 WEIGHTS = numpy.array([3, 5, 7, 11, 13, 17, 19, 23], "u8") * 0x9E3779B97F4A7C15
 
 
@@ -39,6 +39,7 @@ class Rings:
         self.feed, self.digests, self.records, self.skipped = feed, {}, 0, 0
         self.listed = 0
         self.blocks = {}             # ring -> {block of positions: [rows, sum]}
+        self.totals = {"data": [0, 0], "trades": [0, 0]}     # [rows, sum], as tests/c/count_trades.c has them
         self.end, self.touch = {}, {}
         self.seed()
 
@@ -88,11 +89,14 @@ class Rings:
 
     def sum(self, blocks, rows):
         sums = (rows.view("<u8").reshape(-1, 8) * WEIGHTS).sum(axis=1, dtype="u8")
-        numbers = (rows["position"] - 1) // BLOCK
-        for number in numpy.unique(numbers).tolist():
-            block = blocks.setdefault(number, [0, 0])
-            block[0] += int((numbers == number).sum())
-            block[1] = (block[1] + int(sums[numbers == number].sum(dtype="u8"))) % 2**64
+        for name, wanted in (("data", rows["kind"] != STATUS), ("trades", rows["kind"] == TRADE)):
+            self.add(self.totals[name], wanted.sum(), sums[wanted].sum(dtype="u8"))
+        numbers, first, counts = numpy.unique((rows["position"] - 1) // BLOCK, return_index=True, return_counts=True)
+        for number, count, total in zip(numbers.tolist(), counts, numpy.add.reduceat(sums, first)):
+            self.add(blocks.setdefault(number, [0, 0]), count, total)
+
+    def add(self, total, count, value):
+        total[:] = total[0] + int(count), (total[1] + int(value)) % 2**64
 
     def touches(self):
         """{venue symbol: bid, bid size, ask, ask size} as texts, from records where there were any."""
@@ -131,7 +135,7 @@ def main(name):
             for row in feed.instruments if (book := feed.book(row)) is not None}
     blocks = {ring: {number: total for number, (count, total) in found.items() if count == BLOCK} for ring, found in rings.blocks.items()}
     print(json.dumps({"document": documents, "lost": feed.lost, "skipped": rings.skipped, "records": rings.records, "tops": tops,
-                      "touches": rings.touches(), "end": rings.end, "blocks": blocks}), flush=True)
+                      "touches": rings.touches(), "end": rings.end, "blocks": blocks, **rings.totals}), flush=True)
 
 
 main(sys.argv[1])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import click
@@ -58,14 +59,20 @@ def cmd_demo(seconds, venues, instruments, rate, workers, as_json):
         except KeyboardInterrupt:
             common.fail("stopped before the demo was running; run feedhandler demo again")
         finally:
-            for one in SIGNALS:             # a second Ctrl-C must not interrupt the tidying, with which this process ends
-                signal.signal(one, signal.SIG_IGN)
+            _ignore_signals()
     common.output(as_json, summary, _summary)
     sys.exit(common.OK if summary["gaps"] == summary["lost"] == 0 else common.DEGRADED)
 
 
 def _interrupt(signum, frame):
+    _ignore_signals()
     raise KeyboardInterrupt
+
+
+def _ignore_signals():
+    """Nothing may interrupt the tidying, with which this process ends."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
 
 
 def _command(*words):
@@ -147,19 +154,19 @@ def _watch(name, seconds, live, quiet):
     with feedhandler.attach(name, reader_name="demo") as feed, contextlib.ExitStack() as stack:
         market, counters = _Market(feed), _counters(name)
         show = _screen(stack, name, market, counters) if live else None if quiet else _line(market, counters)
-        try:
-            _read(feed, market, seconds, show)
-        except KeyboardInterrupt:
-            pass
+        over = threading.Event()            # an exception in the middle of drawing would leave half a table
+        for one in SIGNALS:
+            signal.signal(one, lambda signum, frame: over.set())
+        _read(feed, market, seconds, show, over)
         if live:
             show(over=True)
         return _result(name, market, counters)
 
 
-def _read(feed, market, seconds, show):
+def _read(feed, market, seconds, show, over):
     import numpy
     shown = 0.0
-    while seconds is None or market.elapsed() < seconds:
+    while not over.is_set() and (seconds is None or market.elapsed() < seconds):
         market.take(feed.poll(timeout=0.1), numpy)
         if show and market.elapsed() - shown >= SHOW_PERIOD_S:
             shown = market.elapsed()

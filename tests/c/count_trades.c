@@ -1,19 +1,46 @@
-/* A strategy in C for the tests: attach, say so, count trades until standard input ends, print one JSON line. */
+/* A strategy in C for the tests: attach as soon as the instance is there, say so, sum what is read until standard input ends,
+ * print one JSON line: [count, sum] of the records but STATUS, and of the trades. A record's sum is that of its eight words, each times a weight: tests/path_reader.py
+ * has the same. */
 #include "include/feedhandler_feed.h"
+#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 
 #define RECORD_MAX 32768
+#define ATTEMPT_MAX 15000 /* 2 ms apart: 30 s */
+
+static fh_feed feed;
+static fh_record records[RECORD_MAX];
+
+static int attach(const char *name, char *error, size_t error_size)
+{
+    const struct timespec pause = {0, 2000000};
+    int result = FH_FEED_ABSENT;
+    for (int i = 0; i < ATTEMPT_MAX && result != FH_FEED_OK; i++) {
+        result = fh_feed_open(&feed, name, error, error_size);
+        if (result != FH_FEED_OK)
+            nanosleep(&pause, NULL);
+    }
+    return result;
+}
+
+static uint64_t sum(const fh_record *record)
+{
+    static const uint64_t weight[8] = {3, 5, 7, 11, 13, 17, 19, 23};
+    uint64_t word[8], total = 0;
+    memcpy(word, record, sizeof word);
+    for (int i = 0; i < 8; i++)
+        total += word[i] * (weight[i] * 0x9E3779B97F4A7C15u);
+    return total;
+}
 
 int main(int count, char **words)
 {
-    static fh_feed feed;
-    static fh_record records[RECORD_MAX];
     char error[400], byte;
-    unsigned long long trades = 0, seen = 0, lost = 0, ids = 0;
+    uint64_t data = 0, data_sum = 0, trades = 0, trades_sum = 0, lost = 0;
     struct pollfd input = {0, POLLIN, 0};
-    int over = 0, result;
-    if (count != 2 || fh_feed_open(&feed, words[1], error, sizeof error) != FH_FEED_OK) {
+    int over = 0;
+    if (count != 2 || attach(words[1], error, sizeof error) != FH_FEED_OK) {
         fprintf(stderr, "%s\n", count == 2 ? error : "usage: count_trades INSTANCE");
         return 1;
     }
@@ -21,23 +48,27 @@ int main(int count, char **words)
     fflush(stdout);
     for (;;) {
         fh_feed_news news;
-        result = fh_feed_poll(&feed, records, RECORD_MAX, &news);
+        int result = fh_feed_poll(&feed, records, RECORD_MAX, &news);
         lost += news.lost;
-        if (result == FH_FEED_OK) {
-            for (size_t i = 0; i < news.count; i++)
-                if (records[i].kind == FH_TRADE) {
-                    trades++;
-                    ids += records[i].body.trade.trade_id;
-                }
-            seen += news.count;
-        } else if (result == FH_FEED_EMPTY) {
+        for (size_t i = 0; result == FH_FEED_OK && i < news.count; i++) {
+            if (records[i].kind == FH_STATUS)
+                continue;
+            data++;
+            data_sum += sum(&records[i]);
+            if (records[i].kind == FH_TRADE) {
+                trades++;
+                trades_sum += sum(&records[i]);
+            }
+        }
+        if (result == FH_FEED_EMPTY) {
             if (over)
                 break;
             fh_feed_wait(&feed, 10000000);
             over = poll(&input, 1, 0) > 0 && read(0, &byte, 1) == 0;
         }
     }
-    printf("{\"records\":%llu,\"trades\":%llu,\"ids\":%llu,\"lost\":%llu}\n", seen, trades, ids, lost);
+    printf("{\"data\":[%" PRIu64 ",%" PRIu64 "],\"trades\":[%" PRIu64 ",%" PRIu64 "],\"lost\":%" PRIu64 "}\n",
+           data, data_sum, trades, trades_sum, lost);
     fh_feed_close(&feed);
     return 0;
 }
