@@ -155,7 +155,6 @@ cdef class Record:
         return _decimal(mantissa, self.size_exponent)
 
 
-@cython.freelist(64)
 @cython.final
 cdef class Trade(Record):
     FIELDS = ("price", "size", "side", "trade_id", "count")
@@ -207,19 +206,16 @@ cdef class _BidAsk(Record):
         return self.size_at(self.data.body.quote.ask_size)
 
 
-@cython.freelist(64)
 @cython.final
 cdef class Quote(_BidAsk):
     """The venue's own best-bid-ask stream."""
 
 
-@cython.freelist(64)
 @cython.final
 cdef class Touch(_BidAsk):
     """Best bid and ask of the book kept here."""
 
 
-@cython.freelist(64)
 @cython.final
 cdef class Level(Record):
     """A price level's new size; 0 deletes it. RESET in flags: clear the book first."""
