@@ -12,7 +12,7 @@ import feedhandler
 from crash_support import Instance, Simulated, Witness, new_name, until, verb
 from feedhandler import instance
 
-STARTS, STARTS_LONG = 20, 50
+STARTS = 50
 PRODUCT = pathlib.Path(__file__).parents[1]
 
 
@@ -25,13 +25,12 @@ def simulated(tmp_path_factory):
 
 # Stress. What: many `feedhandler start` of one name at the same moment, as real processes.
 # Why: two supervisors of one instance would write the same files.
-# Sizes: 20 starts (50 with --long). A failure means: the lock let two in, or a loser could not say who won.
-def test_of_many_starts_at_once_one_wins_and_the_others_name_it(simulated, request):
-    count = STARTS_LONG if request.config.getoption("--long") else STARTS
+# Sizes: 50 starts. A failure means: the lock let two in, or a loser could not say who won.
+def test_of_many_starts_at_once_one_wins_and_the_others_name_it(simulated):
     name = new_name()
     path = simulated.write(name, workers=1)
     words = [sys.executable, "-m", "feedhandler", "start", "-c", path]
-    racers = [subprocess.Popen(words, env=simulated.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(count)]
+    racers = [subprocess.Popen(words, env=simulated.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(STARTS)]
     try:
         ended = [(racer.communicate(timeout=90), racer.returncode) for racer in racers]
         winners = [said for said, code in ended if code == 0]
@@ -39,7 +38,7 @@ def test_of_many_starts_at_once_one_wins_and_the_others_name_it(simulated, reque
         assert len(winners) == 1 and pid, [code for _, code in ended]
         assert f"instance {name} is ok" in winners[0][0]
         losers = [said[1] for said, code in ended if code == 1]
-        assert len(losers) == count - 1 and all(f"supervisor pid {pid};" in said for said in losers), losers
+        assert len(losers) == STARTS - 1 and all(f"supervisor pid {pid};" in said for said in losers), losers
     finally:
         verb("stop", "-n", name, env=simulated.env)
     assert not os.path.exists(instance.directory(name)) and not os.path.exists(instance.lock_path(name))
