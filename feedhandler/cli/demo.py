@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import click
@@ -154,9 +153,9 @@ def _watch(name, seconds, live, quiet):
     with feedhandler.attach(name, reader_name="demo") as feed, contextlib.ExitStack() as stack:
         market, counters = _Market(feed), _counters(name)
         show = _screen(stack, name, market, counters) if live else None if quiet else _line(market, counters)
-        over = threading.Event()            # an exception in the middle of drawing would leave half a table
-        for one in SIGNALS:
-            signal.signal(one, lambda signum, frame: over.set())
+        over = []                           # an exception in the middle of drawing would leave half a table, and a lock (as an
+        for one in SIGNALS:                 # Event has) would wait for itself when signals come one in the other
+            signal.signal(one, lambda signum, frame: over.append(signum))
         _read(feed, market, seconds, show, over)
         if live:
             show(over=True)
@@ -166,7 +165,7 @@ def _watch(name, seconds, live, quiet):
 def _read(feed, market, seconds, show, over):
     import numpy
     shown = 0.0
-    while not over.is_set() and (seconds is None or market.elapsed() < seconds):
+    while not over and (seconds is None or market.elapsed() < seconds):
         market.take(feed.poll(timeout=0.1), numpy)
         if show and market.elapsed() - shown >= SHOW_PERIOD_S:
             shown = market.elapsed()
