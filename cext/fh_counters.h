@@ -41,7 +41,12 @@ typedef struct fh_session_row { /* one WebSocket connection of the worker; index
     uint32_t streams, streams_live;
     uint64_t close_code_last;
     char venue[24], endpoint[24], address[48];
-    uint64_t pad0[3];
+    uint64_t first, second;     /* events of streams with two lines: this one brought them first, or after another */
+    uint64_t behind_ns, behind_count; /* summed over those of second whose first arrival is known */
+    /* How late trades, quotes and book messages were: ts_recv - ts_event, below 0 where the clocks say so. min: since the worker looked last. */
+    int64_t lag_sum_ns;
+    uint64_t lag_count;
+    int64_t lag_min_ns;
 } fh_session_row;
 
 #define FH_ERROR_ROW_MAX 128
@@ -57,7 +62,7 @@ typedef struct fh_counters {
     fh_error_row error[FH_ERROR_ROW_MAX];
 } fh_counters;
 _Static_assert(FH_COUNTER_COUNT <= 128, "room for every counter");
-_Static_assert(sizeof(fh_session_row) == 200 && sizeof(fh_error_row) == 256, "rows without hidden padding");
+_Static_assert(sizeof(fh_session_row) == 232 && sizeof(fh_error_row) == 256, "rows without hidden padding");
 _Static_assert(offsetof(fh_counters, counter) == 80, "counters follow the head");
 
 /* Create the file, or take over the one a predecessor left: its numbers go on. NULL with errno (EPROTO: not a counters

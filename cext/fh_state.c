@@ -124,6 +124,22 @@ void fh_state_give(fh_state_row *row, uint32_t worker)
     fh_store_release(&row->owner, worker); /* pairs with fh_state_owner() in the worker that takes the row */
 }
 
+void fh_state_hand_over(fh_state_row *row, uint32_t worker)
+{
+    fh_state_l1 l1 = row->l1[row->latch_l1 & 1];
+    fh_state_book book = row->book[row->latch_book & 1];
+    l1.position = book.position = 1;
+    if (row->latch_l1 != 0)
+        fh_state_put_l1(row, &l1);
+    if (row->latch_book != 0) {
+        fh_copy(&row->book[fh_latch_begin(&row->latch_book)], &book, sizeof book);
+        fh_latch_flip(&row->latch_book);
+    }
+    fh_store_relaxed(&row->quote_position[0], UINT64_C(0));
+    fh_store_relaxed(&row->quote_position[1], UINT64_C(0));
+    fh_state_give(row, worker);
+}
+
 uint32_t fh_state_owner(const fh_state_row *row)
 {
     return fh_load_acquire(&row->owner); /* pairs with fh_state_give() */

@@ -26,6 +26,9 @@ void fh_state_put_book(fh_state_row *row, const fh_book *book, const fh_state_bo
 
 /* The hand-over: after this the row belongs to worker and only worker may write it. */
 void fh_state_give(fh_state_row *row, uint32_t worker);
+/* The same of a row with values: until the new owner writes it, its position is 1, so that everything of the instrument in the new
+ * owner's ring counts as later; and the words of the last quotes, which speak of the old owner's ring, are cleared. */
+void fh_state_hand_over(fh_state_row *row, uint32_t worker);
 /* Who may write the row; a new owner sees all that the old one stored. */
 uint32_t fh_state_owner(const fh_state_row *row);
 

@@ -179,6 +179,8 @@ cdef extern from "include/feedhandler.h" nogil:
         uint32_t owner
         uint64_t latch_l1
         uint64_t latch_book
+        uint64_t quote_sequence[2]
+        uint64_t quote_position[2]
         fh_state_l1 l1[2]
         fh_state_book book[2]
     ctypedef struct fh_reader_cursor:
@@ -212,6 +214,7 @@ cdef extern from "include/feedhandler_reader.h" nogil:
     const fh_record *fh_ring_peek(const fh_ring_reader *reader, uint64_t position, int *there)
     bint fh_ring_is(const fh_record *record, uint32_t code)
     int fh_state_read_l1(const fh_state_row *row, fh_state_l1 *out)
+    void fh_store_release(uint64_t *word, uint64_t value)
     int fh_state_read_book(const fh_state_row *row, fh_state_book *out)
 
 cdef extern from "include/feedhandler_feed.h" nogil:
@@ -432,6 +435,7 @@ cdef extern from "fh_state.h" nogil:
     void fh_state_put_l1(fh_state_row *row, const fh_state_l1 *value)
     void fh_state_put_book(fh_state_row *row, const fh_book *book, const fh_state_book *head)
     void fh_state_give(fh_state_row *row, uint32_t worker)
+    void fh_state_hand_over(fh_state_row *row, uint32_t worker)
     uint32_t fh_state_owner(const fh_state_row *row)
     uint32_t fh_state_mark_stale(fh_table *table, uint32_t worker, uint64_t position)
 
@@ -474,6 +478,13 @@ cdef extern from "fh_counters.h" nogil:
         char venue[24]
         char endpoint[24]
         char address[48]
+        int64_t lag_sum_ns
+        uint64_t lag_count
+        int64_t lag_min_ns
+        uint64_t first
+        uint64_t second
+        uint64_t behind_ns
+        uint64_t behind_count
     ctypedef struct fh_error_row:
         uint64_t first_ns
         uint64_t last_ns

@@ -84,7 +84,9 @@ cdef class Counters:
                 "venue": _text(row.venue, 24), "endpoint": _text(row.endpoint, 24), "address": _text(row.address, 48),
                 "opened_ns": row.opened_ns, "frame_ns_last": row.frame_ns_last, "frames": row.frames, "bytes": row.bytes,
                 "records": row.records, "gaps": row.gaps, "reconnects": row.reconnects, "streams": row.streams,
-                "streams_live": row.streams_live, "close_code_last": row.close_code_last})
+                "streams_live": row.streams_live, "close_code_last": row.close_code_last,
+                "first": row.first, "second": row.second, "behind_ns": row.behind_ns, "behind_count": row.behind_count,
+                "lag_ns_mean": row.lag_sum_ns // <int64_t>row.lag_count if row.lag_count else None})
         return found
 
     def errors(self):

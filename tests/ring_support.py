@@ -68,8 +68,8 @@ class Writer:
     def put(self, number=0, kind=TRADE, flags=LAST, instrument=1, in_place=False):
         self._put(in_place, instrument, kind, flags, number, 0, 0, 0)
 
-    def status(self, code, a=0, b=0, instrument=1):
-        self._put(False, instrument, STATUS, LAST, code, a, b, 0)
+    def status(self, code, a=0, b=0, instrument=1, c=0):
+        self._put(False, instrument, STATUS, LAST, code, a, b, c)
 
     def _put(self, in_place, instrument, kind, flags, *words):
         put = function("t_put_slot" if in_place else "t_put", None, P, U32, I, I, REF(ctypes.c_int64))

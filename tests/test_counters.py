@@ -14,7 +14,7 @@ from ring_support import (I, P, TEXT, U32, U64, corrupt, function, place)  # noq
 HISTOGRAM = 80 + 128 * 8
 HISTOGRAM_SIZE = 32 + 2304 * 8
 SESSIONS = HISTOGRAM + 5 * HISTOGRAM_SIZE
-ERRORS = SESSIONS + 512 * 200
+ERRORS = SESSIONS + 512 * 232
 SIZE = ERRORS + 128 * 256
 
 

@@ -97,7 +97,7 @@ def test_moved_in_waits_until_the_old_ring_is_read(instance):
         old.put(number, instrument=9)
     old.status(MOVED_OUT, a=55, b=0, instrument=9)
     new.put(200, instrument=3)
-    new.status(MOVED_IN, a=55, b=1, instrument=9)
+    new.status(MOVED_IN, a=55, b=1, instrument=9, c=old.position)
     new.put(103, instrument=9)
     seen = [feed.poll(2) for _ in range(5)]
     assert [(worker, numbers(records)) for _, worker, records, _ in seen] == [
@@ -112,8 +112,9 @@ def test_two_instruments_that_swap_workers_block_nobody(instance):
     b.put(2, instrument=2)
     a.status(MOVED_OUT, a=1, b=1, instrument=1)
     b.status(MOVED_OUT, a=2, b=0, instrument=2)
-    a.status(MOVED_IN, a=2, b=1, instrument=2)
-    b.status(MOVED_IN, a=1, b=0, instrument=1)
+    left = a.position
+    a.status(MOVED_IN, a=2, b=1, instrument=2, c=b.position)
+    b.status(MOVED_IN, a=1, b=0, instrument=1, c=left)
     a.put(22, instrument=2)
     b.put(11, instrument=1)
     seen = [number for _, number in feed.drain()]
@@ -126,11 +127,36 @@ def test_instrument_of_a_worker_that_died_without_moved_out_still_comes_in_order
     feed = instance.feed()
     old.put(1, instrument=9)
     old.put(2, instrument=9)
+    left = old.position
     old.put(3, instrument=9, flags=0)  # of an event it could not finish
     old.die()
-    new.status(MOVED_IN, a=2, b=1, instrument=9)
+    new.status(MOVED_IN, a=2, b=1, instrument=9, c=left)
     new.put(4, instrument=9)
     assert [number for _, number in feed.drain() if number != MOVED_IN] == [1, 2, 4]
+
+
+def test_instrument_that_went_and_came_back_is_read_in_its_order_however_far_behind_the_reader_is(instance):
+    a, b = instance.writer(worker=0), instance.writer(worker=1)
+    feed = instance.feed()
+    for number in range(20):        # a reader that takes two at a time meets the second move before the first
+        b.put(200 + number, instrument=3)
+    for turn, (old, new) in enumerate(((a, b), (b, a), (a, b), (b, a))):
+        old.put(30 + turn, instrument=9)
+        old.status(MOVED_OUT, a=1, b=1 - turn % 2, instrument=9)
+        new.status(MOVED_IN, a=1, b=turn % 2, instrument=9, c=old.position)
+    a.put(34, instrument=9)
+    seen = []
+    while (answer := feed.poll(2))[0] == OK:
+        seen += [number for number in numbers(answer[2]) if 30 <= number < 40]
+    assert seen == [30, 31, 32, 33, 34]
+
+
+def test_moved_in_from_a_position_that_its_ring_never_had_holds_nothing_up(instance):
+    old, new = instance.writer(worker=1), instance.writer(worker=0)
+    feed = instance.feed()
+    old.put(1, instrument=9)
+    new.status(MOVED_IN, a=1, b=1, instrument=9, c=2**40)
+    assert (0, MOVED_IN) in feed.drain()
 
 
 @pytest.mark.parametrize("origin", [0, 7, 255, 2**63])

@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 #define FH_ABI_VERSION 1u            /* raised whenever a byte below moves */
-#define FH_SCHEMA_HASH 0x44033a44acca6cfcull /* FNV-1a of the layout text below; a test says the new value */
+#define FH_SCHEMA_HASH 0x6f9f2ed2fd17512bull /* FNV-1a of the layout text below; a test says the new value */
 #define FH_CACHE_LINE 64u
 #define FH_SLOT_SIZE 64u
 #define FH_CLAIM_BLOCK 64u           /* positions the writer claims at a time */
@@ -67,14 +67,14 @@ enum fh_side { FH_SIDE_NONE = 0, FH_BID = 1, FH_ASK = 2 }; /* of a taker: FH_BID
 enum fh_status {
     FH_GAP = 1,          /* a, b: sequence expected, sequence received; the book is not valid from here on */
     FH_RESYNC = 2,       /* a new snapshot was asked for */
-    FH_STALE_STREAM = 3, /* nothing heard within the stream's deadline; a: ns since the last message */
+    FH_STALE_STREAM = 3, /* nothing heard within the stream's deadline, or what comes is late; a: ns since the last message, b: ns late, or 0 */
     FH_LIVE = 4,         /* the stream is in sync and delivering again */
     FH_HALT = 5,         /* the venue says that trading stands still */
     FH_HEARTBEAT = 6,    /* the writer lives; a: CLOCK_MONOTONIC ns */
     FH_EPOCH = 7,        /* a new writer resumed this ring: records without their LAST before here are void; a: epoch */
     FH_SESSION_UP = 8, FH_SESSION_DOWN = 9, /* header.session names it; a: close code of a DOWN */
-    FH_MOVED_OUT = 10,   /* a: last venue sequence, b: worker it goes to */
-    FH_MOVED_IN = 11,    /* a: last venue sequence before, b: worker it came from: drain that ring first */
+    FH_MOVED_OUT = 10,   /* a: last venue sequence (detail 1: of the book), b: worker it goes to */
+    FH_MOVED_IN = 11,    /* a: last venue sequence before, b: worker it came from: drain that ring first, up to position c */
     FH_INSTRUMENT_CHANGED = 12, /* a, b: new price and size exponent, c: old ones, a byte each; a snapshot follows for a live book */
     FH_CLOCK = 13,       /* a: CLOCK_MONOTONIC ns, b: CLOCK_REALTIME ns of one instant */
     FH_REJECTED = 14,    /* the venue refused the stream; detail: channel */
@@ -213,7 +213,8 @@ typedef struct fh_state_book {
 typedef struct fh_state_row {
     uint32_t owner, pad0; /* worker that may write this row; changing it is the hand-over */
     uint64_t latch_l1, latch_book;
-    uint64_t pad1[5];
+    uint64_t quote_sequence[2], quote_position[2]; /* owner to whoever follows it when it died: the last two quotes, position behind each */
+    uint64_t pad1;
     fh_state_l1 l1[2];
     fh_state_book book[2];
 } fh_state_row;

@@ -288,25 +288,12 @@ static inline int fh_ring_poll(fh_ring_reader *reader, fh_record *out, size_t ma
     return whole > 0 ? FH_FEED_OK : there ? FH_FEED_SMALL : FH_FEED_EMPTY;
 }
 
-/* The position which the ring an instrument came from must be read up to before its MOVED_IN may be used; 0: none. */
+/* The position which the ring an instrument came from must be read up to before its MOVED_IN may be used; 0: none. It lies before
+ * this MOVED_IN in time, so rings never wait for each other in a circle; one that its ring has not got to is no position of that ring. */
 static inline uint64_t fh_ring_barrier(const fh_ring_reader *from, const fh_record *moved_in)
 {
-    uint64_t until = 0;
-    int there, ours = 0;
-    for (uint64_t at = from->position; at - from->position < from->slot_count; at++) {
-        const fh_record *slot = fh_ring_peek(from, at, &there);
-        int named = there && fh_load_relaxed(&slot->instrument) == moved_in->instrument;
-        if (!there || (named && fh_ring_is(slot, FH_MOVED_IN)))
-            break;
-        ours |= named;
-        if (ours && (fh_load_relaxed(&slot->flags) & FH_LAST)) {
-            until = at + 1;
-            ours = 0;
-        }
-        if (named && fh_ring_is(slot, FH_MOVED_OUT) && fh_load_relaxed(&slot->body.status.a) == moved_in->body.status.a)
-            break;
-    }
-    return until;
+    uint64_t until = moved_in->body.status.c;
+    return until <= fh_load_relaxed(&from->ring->claim) ? until : 0;
 }
 
 /* A copy of the intact one of two, however often the writer writes: FH_FEED_OK, FH_FEED_EMPTY (never written), FH_FEED_BUSY. */
