@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from feedhandler import venues
 from feedhandler.worker.publisher import Publisher
+from feedhandler.worker.session import Figures
 
 RECORD = struct.Struct("<QQQIBBHqqqq")
 TRADE, QUOTE, TOUCH, LEVEL, STATUS = 1, 2, 3, 4, 32
 LAST, SNAPSHOT, RESET, GAP_BEFORE, STALE = 1, 2, 4, 8, 16
-GAP, RESYNC, LIVE, EPOCH, CHANGED, CLOCK = 1, 2, 4, 7, 12, 13
+GAP, RESYNC, STALE_STREAM, LIVE, EPOCH, CHANGED, CLOCK = 1, 2, 3, 4, 7, 12, 13
 BOOK = 3
 NOTICE_FIRST_DATA, NOTICE_GAP, NOTICE_LIVE, NOTICE_AHEAD, NOTICE_EXPONENT, NOTICE_PENDING_FULL = 1, 2, 3, 4, 5, 6
 UNDEFINED = -(1 << 63)
@@ -325,14 +326,14 @@ def test_held_back_changes_overflow_by_count_of_messages(rig):
     one.add()
     one.publisher.hold(0)
     text = json.dumps(depth(101, 101, [("100.00", "7")])).encode()
-    for _ in range(16384):
+    for _ in range(65536):
         one.feed(text)
-    assert one.publisher.book_stats(0)["held"] == 16384
+    assert one.publisher.book_stats(0)["held"] == 65536
     assert [notice[2] for notice in one.publisher.notices()] == [NOTICE_FIRST_DATA]
     one.feed(text)
     assert [notice[2] for notice in one.publisher.notices()] == [NOTICE_PENDING_FULL]
     stats = one.publisher.book_stats(0)
-    assert stats["held"] == 0 and stats["state"] == "PENDING" and stats["dropped"] == 16385
+    assert stats["held"] == 0 and stats["state"] == "PENDING" and stats["dropped"] == 65537
     one.publisher.hold(0)  # the pool is whole again
     one.feed(text)
     assert one.publisher.snapshot(one.venue, 0, seed(100), NOW) == "LIVE"
@@ -343,7 +344,7 @@ def test_held_back_changes_overflow_by_count_of_levels(rig):
     one.add()
     one.publisher.hold(0)
     text = json.dumps(depth(101, 101, [(f"{price}.00", "1.000") for price in range(1, 10_001)])).encode()
-    kept = 32768 // -(-10_000 // 30)  # runs of the pool, 30 levels each
+    kept = 65536 // -(-10_000 // 30)  # runs of the pool, 30 levels each
     for _ in range(kept):
         one.feed(text)
     assert one.publisher.book_stats(0)["held"] == kept
@@ -595,6 +596,20 @@ def test_a_book_without_numbers_follows_one_line_at_a_time(rig):
     assert [record[0] for record in one.records()] == [LEVEL, TOUCH]
 
 
+def test_the_load_of_a_stream_is_its_records_and_its_bursts(rig):
+    one = rig()
+    one.add(channels=("trade",))
+    assert one.publisher.load(0, "trade") == (0, (0, 0, 0))
+    identity = 0
+    for second in range(20):        # in each second: a burst of 40 within 10 ms, and 60 more, 10 ms apart
+        for at in [0] * 40 + list(range(10, 610, 10)):
+            identity += 1
+            one.feed(trade(identity), ts=NOW + second * 10**9 + at * 10**6)
+    records, bursts = one.publisher.load(0, "trade")
+    assert records == 2000
+    assert all(exact <= burst <= exact * 1.25 for burst, exact in zip(bursts, (40, 49, 100), strict=True)), bursts
+
+
 # -- refused frames -------------------------------------------------------------------------------------------
 
 def test_refused_frames_are_counted_by_kind_and_publish_nothing(rig):
@@ -657,6 +672,44 @@ def test_head_moves_at_the_end_of_the_batch_and_a_clock_record_ties_the_clocks(r
     assert [record[1] for record in one.records(clock=True)] == [LAST]
     one.publisher.turn(6_000_000_000)
     assert [record[1] for record in one.records(clock=True)] == [CLOCK]
+
+
+def test_a_row_stays_stale_while_what_comes_is_late_and_is_fresh_when_live_is_said(rig):
+    one = rig(state=True)
+    one.add(channels=("quote",))
+    stale = lambda: bool(one.l1()[22] & STALE)
+    one.feed(quote(1))
+    one.publisher.status(0, STALE_STREAM, 2, 5)
+    assert stale()
+    one.feed(quote(2))
+    one.publisher.turn()
+    assert not stale(), "it was silent, and is heard"
+    one.publisher.status(0, STALE_STREAM, 2, 5, 300)
+    one.feed(quote(3))
+    one.publisher.turn()
+    assert stale() and one.records()[-2][:2] == (STATUS, STALE_STREAM)
+    one.publisher.status(0, LIVE, 2)
+    assert not stale()
+    one.publisher.status(0, STALE_STREAM, 2, 5, 300)
+    one.publisher.session_lost(1, [0])
+    one.feed(quote(4))
+    one.publisher.turn()
+    assert not stale(), "the next connection is not the one that was late"
+
+
+def test_each_session_knows_how_late_its_events_are(rig):
+    one = rig()
+    one.add(channels=("trade",))
+    figures = Figures(one.publisher)
+    figures.row_open(1, 7, "binance-spot", "market", "")
+    for identity, late_ns in ((1, 50_000_000), (2, 20_000_000), (3, -4_000_000), (4, 30_000_000)):
+        message = trade(identity)
+        one.feed(message, ts=message["data"]["T"] * 1_000_000 + late_ns)
+    frames, size, count, least = figures.session_figures(1)
+    assert (frames, count, least) == (4, 4, -4_000_000) and size > 400
+    assert figures.session_figures(1)[2:] == (4, None), "none since"
+    one.feed(trade(5), session=2)
+    assert figures.session_figures(1)[2:] == (4, None)
 
 
 def test_a_resumed_ring_goes_on_with_an_epoch_and_stale_rows(rig):

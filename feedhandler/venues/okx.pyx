@@ -41,8 +41,13 @@ REQUEST_SIZE_MAX = 65_536  # bytes of one request: "the total length of multiple
 FIRST_DATA_S = 5.0         # seen: p90 685 ms from subscribe to first push
 BOOK_DEPTH = 400
 
-_ATTEMPTS = [{"n": 3, "per_s": 1, "scope": "ip"}]
-_CLIENT_MSG = {"windows": [{"n": 480, "per_s": 3600, "scope": "conn"}], "counts_ops": "sub_unsub_login", "over": "60014"}
+_CONN = {"max_open": None, "max_open_scope": None, "counts_http": False, "attempts": [{"n": 3, "per_s": 1, "scope": "ip"}],
+         "reject": "HTTP 429", "ban_s": None, "first_sub_deadline_s": 30, "settle_delay_s": 0}
+_CLIENT_MSG = {"windows": [{"n": 480, "per_s": 3600, "scope": "conn"}], "window_kind": "unknown", "counts_control_frames": False,
+               "counts_ops": "sub_unsub_login", "pace_ms": 0, "credits": None, "over": "60014"}
+_SUB = {"max_per_conn": None, "soft_per_conn": None, "max_per_ip": None, "max_dup_per_product_channel": None, "max_args_per_msg": None,
+        "max_args_chars_per_conn": None, "max_msg_bytes": REQUEST_SIZE_MAX, "weight_by_channel": {}, "soft_by_channel": {}, "exclusive": [],
+        "in_url": False, "ack": "per_topic", "ack_means_data": True, "dup_sub": "unknown"}
 _LIVENESS = {"server_ping": "none", "client_ping": "ping", "client_ping_s": 20, "idle_close_s": 30, "app_reply": "pong"}
 _LIFETIME = {"max_s": None, "shutdown_notice": "\"code\":\"64008\"", "notice_lead_s": 60}
 _OVERLOAD = {
@@ -53,7 +58,7 @@ _OVERLOAD = {
                     "64003": "fee tier too low", "64004": "books channels that exclude each other"},
 }
 _SOURCES = ["www.okx.com/docs-v5/en, copy of 2026-06-15 to 2026-06-27"]
-_REST = {"instruments": "GET /api/v5/public/instruments", "weight": "20 requests per 2 s per IP and instType"}
+_REST = {"instruments": "GET /api/v5/public/instruments", "weight": 1, "budget": "20 requests per 2 s per IP and instType"}
 
 PROFILES = {
     "public": {
@@ -63,11 +68,9 @@ PROFILES = {
         "auth": {"required": False, "kind": "login_msg", "tier_gate": {"books-l2-tbt": "VIP4", "books50-l2-tbt": "VIP4"}},
         "routing": [{"channel_glob": "trades-all", "delivered": False}, {"channel_glob": "candle*", "delivered": False},
                     {"channel_glob": "*", "delivered": True}],
-        "conn": {"attempts": _ATTEMPTS, "first_sub_deadline_s": 30},
+        "conn": _CONN,
         "client_msg": _CLIENT_MSG,
-        "sub": {"max_per_conn": None, "soft_by_channel": {"books*": 30}, "max_msg_bytes": REQUEST_SIZE_MAX,
-                "exclusive": [["books-l2-tbt", "books50-l2-tbt"], ["books-l2-tbt", "books"]],
-                "ack": "per_topic", "ack_means_data": True},
+        "sub": {**_SUB, "soft_by_channel": {"books*": 30}, "exclusive": [["books-l2-tbt", "books50-l2-tbt"], ["books-l2-tbt", "books"]]},
         "liveness": _LIVENESS, "lifetime": _LIFETIME,
         "wire": {"opcode": "text", "codec": "json", "payload_compression": "none", "permessage_deflate": "offered",
                  "max_frame_bytes_seen": 25_390},
@@ -86,9 +89,9 @@ PROFILES = {
         "url": {"primary": "wss://ws.okx.com:8443/ws/v5/business"},
         "routing": [{"channel_glob": "trades-all", "delivered": True}, {"channel_glob": "candle*", "delivered": True},
                     {"channel_glob": "*", "delivered": False}],
-        "conn": {"attempts": _ATTEMPTS, "first_sub_deadline_s": 30},
+        "conn": _CONN,
         "client_msg": _CLIENT_MSG,
-        "sub": {"max_per_conn": None, "max_msg_bytes": REQUEST_SIZE_MAX, "ack": "per_topic", "ack_means_data": True},
+        "sub": _SUB,
         "liveness": _LIVENESS, "lifetime": _LIFETIME,
         "wire": {"opcode": "text", "codec": "json", "payload_compression": "none", "permessage_deflate": "offered"},
         "overload": _OVERLOAD,
@@ -133,7 +136,8 @@ cdef enum:
     CHANNEL_SUMMARY, CHANNEL_INSTRUMENTS
 
 cdef enum:
-    OLD_RUN_MAX = 64  # old changes in a row before a missed sequence reset is suspected: 6 s at 100 ms
+    OLD_RUN_MAX = 640 # old changes in a row before a missed sequence reset is suspected: a minute at 100 ms. A line that is behind sends as many
+                      # when the other is lost, or when its instrument was taken over
 
 cdef enum:
     ACTION_NONE, ACTION_SNAPSHOT, ACTION_UPDATE, ACTION_UNKNOWN

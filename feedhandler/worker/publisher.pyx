@@ -2,6 +2,7 @@
 """The publisher: events of decoded frames into books, state rows and the ring of one worker.
 
     frame → decode → (arbitrate | chain → book → checksum) → records → rows → head
+                                 ↳ held: by a line that is ahead, or in private until the instrument is taken over
 
 Who writes:   the worker's loop thread alone. Who reads: nobody here; readers map the files.
 What blocks:  nothing. What is lost: what a counter says; a book that may be wrong is not published, a GAP is.
@@ -31,22 +32,35 @@ cdef extern from *:
     #define FH_POOL_END UINT32_MAX /* behind the last of a list in a pool */
     """
     uint32_t NONE "FH_POOL_END"
+    uint64_t UINT64_MAX
+    int __builtin_clz(unsigned int value) nogil
 
 cdef enum:
     EVENT_COUNT_MAX = 16384         # events of one frame: the largest all-market array has about 3,000
     CHANGE_COUNT_MAX = 131072       # levels of one frame: a 16 MiB frame of 130-byte rows
     OUT_COUNT_MAX = 3 * 131072      # each change may push one level out by size and one by depth
-    PENDING_COUNT_MAX = 16384       # held-back messages of all books: 500 books for 3 s at 10 a second
-    RUN_COUNT_MAX = 32768           # their changes: 983,040 levels, 24 MB, touched only when used
+    PENDING_COUNT_MAX = 65536       # held events of all instruments: 20,000 a second for 2 s, and as many again
+    RUN_COUNT_MAX = 65536           # their changes: 1,966,080 levels, 48 MB, touched only when used
+    JOIN_HOLD_MAX = 4096            # events a joining line holds: it may be ahead by a second of 4,000
+    ARRIVAL_COUNT_MAX = 16384       # first arrivals remembered, a power of two: half a second behind at 30,000 a second
     DIGITS_TRIES_MAX = 4096         # raises in one frame: two for every instrument of an all-market array
     OLD_RUN_MAX = 1024              # older-than-window events in a row before we believe that ids started again
-    GAP_WAIT_MAX = 64               # messages of the line ahead dropped while the other line catches up
+    GAP_WAIT_MAX = 64               # messages of the line ahead held while another line may bring what it missed
+    LINE_QUIET_NS = 250000000       # events of one time come together; a line that is so far behind is as good as lost
+    PRIVATE_HOLD_NS = 2000000000    # how long an event of a private instrument is kept: a hand-over and the detection of a death take less
     SEEN_BITS = 64                  # window of trade ids remembered for late arrivals
     HEADROOM_POWER = 1              # a rescaled value must fit with one more decimal digit
     SAMPLE_SIZE = 80                # bytes of a refused frame kept for `errors`
+    LOAD_BUCKETS = 72               # windows of up to 262,143 messages
+    LOAD_WINDOW_NS = 10000000       # the smallest of the three; the others are 10 and 100 times as long
+    KIND_AGGREGATE = 13             # beside enum fh_kind: a TRADE whose body says that it is an aggregate
     CLOCK_PERIOD_NS = 1000000000    # a CLOCK record once a second
     DECODE_SAMPLE_MASK = 7          # every eighth frame is timed: a clock read costs as much as a quote
 
+# Kinds of records of each channel, where nothing of it came in private: bit n is kind n.
+KINDS = (1 << FH_TRADE, 1 << KIND_AGGREGATE | 1 << FH_TRADE, 1 << FH_QUOTE, 0, 1 << FH_TICKER, 1 << FH_MARK, 1 << FH_INDEX, 1 << FH_FUNDING,
+         1 << FH_OPEN_INTEREST, 1 << FH_LIQUIDATION, 1 << FH_CANDLE, 1 << FH_GREEKS, 0)
+LINE_NAMES = ("none", "joining", "met", "none")
 STATE_NAMES = ("NONE", "PENDING", "SYNCING", "LIVE", "GAP")
 SEEDS = {"": SEED_IN_BAND, "in_band": SEED_IN_BAND, "rest": SEED_REST, "window": SEED_WINDOW}
 
@@ -109,24 +123,24 @@ cdef class Publisher:
 
     def __cinit__(self, int dir_fd, uint32_t worker, uint64_t slot_count, uint32_t row_max, uint32_t level_max,
                   uint64_t generation=0, bint resume=False):
-        cdef uint32_t i
         self.writer.fd = self.state.fd = self.readers.fd = -1
         self.row_max, self.level_max, self.worker = row_max, level_max, worker
-        self.inherited, self.interrupted = {}, set()
+        self.inherited, self.interrupted, self.venues, self.handovers = {}, set(), {}, {}
         self.slots = <fh_slot *>calloc(row_max, sizeof(fh_slot))
         self.dirty = <uint32_t *>malloc(row_max * sizeof(uint32_t))
         self.noticed = <uint32_t *>malloc(row_max * sizeof(uint32_t))
         self.pending = <fh_pending *>malloc(PENDING_COUNT_MAX * sizeof(fh_pending))
         self.runs = <fh_run *>malloc(RUN_COUNT_MAX * sizeof(fh_run))
+        self.recalled = <fh_change *>malloc(CHANGE_COUNT_MAX * sizeof(fh_change))
+        self.arrivals = <fh_arrival *>calloc(ARRIVAL_COUNT_MAX, sizeof(fh_arrival))
         self.out_bid = <fh_change *>malloc(OUT_COUNT_MAX * sizeof(fh_change))
         self.out_ask = <fh_change *>malloc(OUT_COUNT_MAX * sizeof(fh_change))
         if (not self.slots or not self.dirty or not self.noticed or not self.pending or not self.runs
-                or not self.out_bid or not self.out_ask
+                or not self.recalled or not self.arrivals or not self.out_bid or not self.out_ask
                 or fh_batch_init(&self.batch, EVENT_COUNT_MAX, CHANGE_COUNT_MAX) < 0):
             raise MemoryError(f"no memory for {row_max} instruments and their held-back changes")
-        for i in range(PENDING_COUNT_MAX):
-            self.pending[i].next = i + 1 if i + 1 < PENDING_COUNT_MAX else NONE
-        self.run_free = NONE    # runs are taken in order first, so that memory never needed is never touched
+        self.age_first = self.age_last = NONE
+        self.pending_free = self.run_free = NONE    # taken in order first, so that memory never needed is never touched
         self.open(dir_fd, slot_count, generation, resume)
         self.part_max = self.writer.ring.slot_count // 4
         self.flushed = self.writer.position
@@ -208,10 +222,12 @@ cdef class Publisher:
             self.readers.file = NULL
 
     def __dealloc__(self):
-        cdef uint32_t i
+        cdef uint32_t i, index
         self.close()
         if self.slots:
             for i in range(self.row_max):
+                for index in range(CHANNEL_MAX):
+                    free(self.slots[i].stream[index].load)
                 if self.slots[i].book.bid.max:
                     fh_book_free(&self.slots[i].book)
         free(self.slots)
@@ -219,6 +235,8 @@ cdef class Publisher:
         free(self.noticed)
         free(self.pending)
         free(self.runs)
+        free(self.recalled)
+        free(self.arrivals)
         free(self.out_bid)
         free(self.out_ask)
         free(self.padded)
@@ -282,6 +300,9 @@ cdef class Publisher:
     cdef void flush(self, uint64_t now_mono_ns) noexcept nogil:
         """End of one receive batch: rows, then head, then sleeping readers. Also called while nothing arrives."""
         cdef uint64_t records = self.writer.position - self.flushed
+        if self.age_count and self.clock_offset_ns:
+            while self.age_count and elapsed(self.pending[self.age_first].ts_recv_ns, now_mono_ns + self.clock_offset_ns) > PRIVATE_HOLD_NS:
+                self.evict(&self.slots[self.pending[self.age_first].event.instrument], True)
         if now_mono_ns - self.clock_ns >= CLOCK_PERIOD_NS:
             self.put_clock(now_mono_ns)
         self.put_rows()
@@ -322,12 +343,22 @@ cdef class Publisher:
         fh_error_add(self.counters, ts_recv_ns, <uint32_t>(-error), session, text, at + min(size, <size_t>SAMPLE_SIZE))
 
     cdef void distrust(self, uint64_t ts_recv_ns, uint16_t session) noexcept nogil:
-        """A frame was lost. A book without sequence and checksum cannot notice, so it is broken here and now."""
+        """A frame was lost. A book without sequence and checksum cannot notice, so it is broken here and now; of one without a
+        sequence that another line carries, this line has to join again."""
         cdef uint32_t i
         cdef fh_slot *slot
+        cdef fh_stream *stream
+        cdef fh_line *line
         for i in range(self.row_max):
             slot = &self.slots[i]
-            if slot.book_state == BOOK_LIVE and slot.book_session == session and not slot.chained and slot.seed != SEED_WINDOW:
+            stream = &slot.stream[<int>FH_CHANNEL_BOOK]
+            line = line_of(stream, session)
+            if line == NULL or line.state != LINE_MET or slot.book_state != BOOK_LIVE or slot.chain.last or slot.seed == SEED_WINDOW:
+                continue
+            if met_count(stream) > 1:
+                self.rejoin(slot, line)
+                arrange(stream)
+            elif not slot.chained:
                 self.broken(slot, 0, 0, session, ts_recv_ns, True)
 
     # -- digits ----------------------------------------------------------------------------------------------
@@ -353,9 +384,10 @@ cdef class Publisher:
         row.price_exponent = slot.l1.price_exponent = <int8_t>(-price_digits)
         row.size_exponent = slot.l1.size_exponent = <int8_t>(-size_digits)
         self.counters.counter[FH_COUNTER_exponent_raised] += 1
-        self.put_status(slot.instrument, FH_INSTRUMENT_CHANGED, 0, <uint64_t><int64_t>row.price_exponent,
-                        <uint64_t><int64_t>row.size_exponent, before, session, ts_recv_ns)
-        if slot.book_state == BOOK_LIVE:
+        if not slot.private:
+            self.put_status(slot.instrument, FH_INSTRUMENT_CHANGED, 0, <uint64_t><int64_t>row.price_exponent,
+                            <uint64_t><int64_t>row.size_exponent, before, session, ts_recv_ns)
+        if slot.book_state == BOOK_LIVE and not slot.private:
             if self.put_book(slot, 0, session, ts_recv_ns):
                 self.put_status(slot.instrument, FH_LIVE, FH_CHANNEL_BOOK, 0, 0, 0, session, ts_recv_ns)
             self.put_touch(slot, True, session, ts_recv_ns)
@@ -364,31 +396,17 @@ cdef class Publisher:
         return True
 
     cdef bint rescale(self, fh_slot *slot, int price_power, int size_power) noexcept nogil:
-        """Bring every value held for an instrument to new exponents; all or nothing, but for held-back changes."""
-        cdef fh_state_l1 *l1 = &slot.l1
-        cdef int64_t *prices[8]
-        cdef int64_t *sizes[6]
-        cdef int i
-        prices[0], prices[1], prices[2], prices[3] = &l1.bid_price, &l1.ask_price, &l1.quote_bid_price, &l1.quote_ask_price
-        prices[4], prices[5], prices[6], prices[7] = &l1.trade_price, &l1.mark_price, &l1.index_price, NULL
-        sizes[0], sizes[1], sizes[2], sizes[3] = &l1.bid_size, &l1.ask_size, &l1.quote_bid_size, &l1.quote_ask_size
-        sizes[4], sizes[5] = &l1.trade_size, &l1.open_interest
-        for i in range(7):
-            if not fits(prices[i][0], price_power):
-                return False
-        for i in range(6):
-            if not fits(sizes[i][0], size_power):
-                return False
+        """Bring every value held for an instrument to new exponents; all or nothing, but for held events: they are dropped."""
+        if not l1_rescale(&slot.l1, price_power, size_power, False):
+            return False
         if slot.book.bid.max and not fh_book_rescale(&slot.book, price_power, size_power):
             return False
-        for i in range(7):
-            scale(prices[i], price_power)
-        for i in range(6):
-            scale(sizes[i], size_power)
-        if slot.pending_count and not pending_rescale(self, slot, price_power, size_power):
-            self.pending_drop(slot)
-            slot.book_state = BOOK_WAITING
-            self.notice(slot, FH_CHANNEL_BOOK, NOTICE_PENDING_FULL)
+        l1_rescale(&slot.l1, price_power, size_power, True)
+        if not held_rescale(self, slot, price_power, size_power):
+            self.held_drop(slot)
+            if slot.book_state == BOOK_SYNCING:
+                slot.book_state = BOOK_WAITING
+                self.notice(slot, FH_CHANNEL_BOOK, NOTICE_PENDING_FULL)
         slot.book_dirty = 1
         return True
 
@@ -398,6 +416,7 @@ cdef class Publisher:
         """One venue event to its slot. Its channel is bounded by the decoder's contract; so is its instrument."""
         cdef fh_slot *slot = self.known(venue, event.instrument)
         cdef fh_stream *stream
+        cdef uint64_t position = self.writer.position
         if slot == NULL or event.channel >= CHANNEL_MAX:
             self.counters.counter[FH_COUNTER_frames_unlisted] += 1
             return
@@ -405,20 +424,34 @@ cdef class Publisher:
         if stream.removed:
             self.counters.counter[FH_COUNTER_events_ignored] += 1
             return
-        if stream.session_count == 0 or stream.session[0] != session:
-            line_seen(stream, session)
         stream.last_ns = ts_recv_ns
         stream.messages += 1
+        if stream.load != NULL:
+            loaded(stream.load, ts_recv_ns, 1)
         if stream.first_pending:
             stream.first_pending = 0
             self.notice(slot, event.channel, NOTICE_FIRST_DATA)
         if event.ts_event_ns:
             fh_histogram_add(&self.counters.stage[<int>FH_STAGE_VENUE], elapsed(event.ts_event_ns, ts_recv_ns))
+            if event.kind == FH_TRADE or event.kind == FH_QUOTE or event.kind == FH_LEVEL:
+                lag_seen(&self.counters.session[session % <uint32_t>FH_SESSION_MAX], <int64_t>(ts_recv_ns - event.ts_event_ns))
         if event.flags & (FH_INEXACT | FH_OVERFLOW | FH_TS_SUSPECT):
             count_flags(self.counters, event.flags)
+        if stream.usual == <uint32_t>session + 1:
+            self.lone_event(venue, slot, stream, event, session, ts_recv_ns)
+        else:
+            self.line_event(venue, slot, stream, event, session, ts_recv_ns)
+        stream.records += self.writer.position - position
+
+    cdef void lone_event(self, Venue venue, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session,
+                         uint64_t ts_recv_ns) noexcept nogil:
+        """An event of a stream that one line feeds: nothing to arbitrate but what the venue itself repeats."""
         if event.kind == FH_LEVEL:
-            self.book_message(venue, slot, event, session, ts_recv_ns)
-        elif event.sequence == 0 or self.arrived(stream, event):
+            self.book_message(venue, slot, stream, event, session, ts_recv_ns)
+        elif event.sequence == 0:
+            paced(stream, session, event.ts_event_ns)
+            self.plain(slot, stream, event, session, ts_recv_ns)
+        elif self.arrived(stream, event):
             self.plain(slot, stream, event, session, ts_recv_ns)
         else:
             self.counters.counter[FH_COUNTER_duplicates] += 1
@@ -453,6 +486,31 @@ cdef class Publisher:
         stream.gaps += 1
         return True
 
+    cdef void pass_on(self, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session,
+                      uint64_t ts_recv_ns) noexcept nogil:
+        """An event that won arbitration where something is to be done but publishing it."""
+        if slot.private:
+            self.enlist(slot, stream, event, NULL, session, ts_recv_ns)
+            return
+        if slot.backed and event.kind == FH_QUOTE:
+            self.note_quote(slot, event.sequence, 1)
+        self.plain(slot, stream, event, session, ts_recv_ns)
+
+    cdef void note_quote(self, fh_slot *slot, uint64_t sequence, uint32_t ahead) noexcept nogil:
+        """A QUOTE does not carry its sequence: say in the row which one comes next (ahead: 1), for whoever reads the ring when we are dead.
+
+        The position is taken away first and stored last, so that a death in between leaves the quote before."""
+        cdef fh_state_row *row
+        if self.state.file == NULL or slot.instrument >= self.state.row_max:
+            return
+        row = &(<fh_state_row *>self.state.rows)[slot.instrument]
+        if row.owner != self.worker:
+            return
+        slot.quote_turn ^= 1
+        fh_store_release(&row.quote_position[slot.quote_turn], <uint64_t>0)
+        fh_store_release(&row.quote_sequence[slot.quote_turn], sequence)
+        fh_store_release(&row.quote_position[slot.quote_turn], self.writer.position + ahead)
+
     cdef void plain(self, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session,
                     uint64_t ts_recv_ns) noexcept nogil:
         """An event that is its own record: copy it behind a header, with continuations, and remember it in the row."""
@@ -477,21 +535,330 @@ cdef class Publisher:
         slot.l1.ts_event_ns = event.ts_event_ns
         self.touch_row(slot)
 
+    # -- lines: several sessions that carry one stream -------------------------------------------------------
+
+    cdef void line_event(self, Venue venue, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session,
+                         uint64_t ts_recv_ns) noexcept nogil:
+        """An event of a stream with several lines, or of a new line: whichever brings it first publishes it."""
+        cdef fh_line *line = self.line_at(slot, stream, session)
+        cdef int fate
+        if stream.usual == <uint32_t>session + 1:
+            self.lone_event(venue, slot, stream, event, session, ts_recv_ns)
+        elif line == NULL or line.state == LINE_DROPPED:
+            self.counters.counter[FH_COUNTER_duplicates] += 1
+        elif event.kind == FH_LEVEL:
+            self.book_message(venue, slot, stream, event, session, ts_recv_ns)
+        else:
+            line.since_ns = ts_recv_ns
+            fate = self.plain_fate(stream, line, event)
+            self.count_line(stream, event.instrument << 4 | event.channel, event.sequence or event.ts_event_ns + line.nth, fate,
+                            session, ts_recv_ns)
+            if fate == FATE_PUBLISH:
+                self.pass_on(slot, stream, event, session, ts_recv_ns)
+            elif fate == FATE_HOLD:
+                self.hold_line(slot, line, event, NULL, session, ts_recv_ns)
+            self.joiners(venue, slot, stream)
+
+    cdef fh_line *line_at(self, fh_slot *slot, fh_stream *stream, uint16_t session) noexcept nogil:
+        """The line of a session, new ones added: alone it has met the stream at once. NULL: LINE_MAX others carry it."""
+        cdef fh_line *line = line_of(stream, session)
+        cdef int i
+        if line != NULL:
+            return line
+        for i in range(LINE_MAX):
+            if stream.line_count == LINE_MAX and stream.line[i].state == LINE_DROPPED:
+                self.line_forget(slot, stream, stream.line[i].session)
+        if stream.line_count == LINE_MAX:
+            return NULL
+        line = &stream.line[stream.line_count]
+        stream.line_count += 1
+        memset(line, 0, sizeof(fh_line))
+        line.session = session
+        line.state = LINE_JOINING if met_count(stream) else LINE_MET
+        line.exact = line.state == LINE_MET
+        arrange(stream)
+        return line
+
+    cdef void line_forget(self, fh_slot *slot, fh_stream *stream, uint16_t session) noexcept nogil:
+        """Take a session out of a stream's lines, with what it holds."""
+        cdef fh_line *line = line_of(stream, session)
+        if line == NULL:
+            return
+        self.line_empty(slot, line)
+        arrange(stream)
+        stream.line_count -= 1
+        line[0] = stream.line[stream.line_count]
+        if stream.feeder == <uint32_t>session + 1:
+            stream.feeder = 0
+        arrange(stream)
+
+    cdef void lines_forget(self, fh_slot *slot, fh_stream *stream, bint dropped) noexcept nogil:
+        """All lines of a stream; dropped: also those whose last messages may still arrive."""
+        cdef int i = 0
+        while i < stream.line_count:
+            if dropped or stream.line[i].state != LINE_DROPPED:
+                self.line_forget(slot, stream, stream.line[i].session)
+            else:
+                i += 1
+
+    cdef void rejoin(self, fh_slot *slot, fh_line *line) noexcept nogil:
+        """A line that may have missed something has to meet what is published once more."""
+        self.line_empty(slot, line)
+        line.state, line.exact = LINE_JOINING, 0
+        line.first = line.ts_ns = 0
+
+    cdef int plain_fate(self, fh_stream *stream, fh_line *line, const fh_event *event) noexcept nogil:
+        """What becomes of an event that is no book message: FATE_*, and its place is noted."""
+        if event.sequence == 0:
+            return line.fate if stream.sequence else timed_fate(stream, line, event.ts_event_ns)
+        if line.state == LINE_JOINING:
+            if event.sequence > stream.sequence:
+                if line.first == 0:
+                    line.first, line.timed = event.sequence, 0
+                line.fate = FATE_HOLD
+                return FATE_HOLD
+            line.state = LINE_MET
+        line.fate = FATE_PUBLISH if self.arrived(stream, event) and not told(stream, event) else FATE_DUPLICATE
+        return line.fate
+
+    cdef void count_line(self, fh_stream *stream, uint32_t key, uint64_t number, int fate, uint16_t session,
+                         uint64_t ts_recv_ns) noexcept nogil:
+        """Line statistics: who was first, and by how much another was behind where the first arrival is remembered."""
+        cdef fh_session_row *row = &self.counters.session[session % <uint32_t>FH_SESSION_MAX]
+        cdef uint64_t mixed = (number ^ <uint64_t>key << 40) * <uint64_t>2654435761 * <uint64_t>2654435761
+        cdef fh_arrival *arrival = &self.arrivals[mixed >> 40 & (ARRIVAL_COUNT_MAX - 1)]
+        if fate == FATE_DUPLICATE:
+            self.counters.counter[FH_COUNTER_duplicates] += 1
+        if stream.line_count < 2:
+            return
+        if fate == FATE_PUBLISH:
+            row.first += 1
+            arrival.number, arrival.ts_recv_ns, arrival.key = number, ts_recv_ns, key + 1
+        elif fate == FATE_DUPLICATE:
+            row.second += 1
+            if arrival.key == key + 1 and arrival.number == number:
+                row.behind_ns += elapsed(arrival.ts_recv_ns, ts_recv_ns)
+                row.behind_count += 1
+
+    cdef void joiners(self, Venue venue, fh_slot *slot, fh_stream *stream) noexcept nogil:
+        """After something was published: lines that waited for it have met the stream, and what they hold follows."""
+        cdef fh_line *line
+        cdef int i = 0
+        while i < stream.line_count:
+            line = &stream.line[i]
+            i += 1
+            if line.state == LINE_JOINING and reached(slot, stream, line):
+                line.state = LINE_MET
+            if line.state == LINE_MET and line.held.count and not chains(&self.pending[line.held.first].event):
+                self.release(venue, slot, stream, line)
+                i = 0       # what it brought may be what another one waits for
+        if stream.usual == 0:
+            arrange(stream)
+
+    cdef void release(self, Venue venue, fh_slot *slot, fh_stream *stream, fh_line *line) noexcept nogil:
+        """Publish what a line holds, in its order: what is not published yet."""
+        cdef uint64_t frame = self.frame_count, ts_ns = 0
+        cdef uint32_t index, nth = 0
+        cdef fh_event *event
+        cdef int fate = FATE_DUPLICATE
+        while line.held.count:
+            index = self.pop(&line.held)
+            event = &self.pending[index].event
+            if event.kind == FH_LEVEL and event.body.book.last:
+                fate = FATE_PUBLISH if event.body.book.last > slot.chain.last else FATE_DUPLICATE
+            elif event.sequence:
+                self.frame_count = self.pending[index].frame
+                fate = FATE_PUBLISH if self.arrived(stream, event) else FATE_DUPLICATE
+                self.frame_count = frame
+            elif stream.sequence == 0:
+                nth = nth + 1 if event.ts_event_ns == ts_ns else 1
+                ts_ns = event.ts_event_ns
+                fate = timed_ahead(stream, line.session, ts_ns, nth)
+            if fate != FATE_PUBLISH or not self.put_held(venue, slot, stream, index):
+                self.give(index)
+
+    cdef bint put_held(self, Venue venue, fh_slot *slot, fh_stream *stream, uint32_t index) noexcept nogil:
+        """Publish an event that was held, with the time and the session it came by. True if it is held on, in private."""
+        cdef fh_pending *held = &self.pending[index]
+        cdef bint whole = held.event.kind == FH_LEVEL and (held.event.flags & FH_SNAPSHOT or held.event.body.book.window)
+        if slot.private and (held.event.kind != FH_LEVEL or held.event.body.book.last):
+            self.enlist_held(slot, stream, index)
+            return True
+        if held.event.kind != FH_LEVEL:
+            self.pass_on(slot, stream, &held.event, held.session, held.ts_recv_ns)
+        elif whole:
+            self.book_whole(venue, slot, &held.event, self.recall(index), held.session, held.ts_recv_ns)
+        elif slot.book_state == BOOK_LIVE:
+            self.book_delta(venue, slot, &held.event, self.recall(index), held.session, held.ts_recv_ns)
+        return False
+
+    cdef void line_book(self, Venue venue, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session,
+                        uint64_t ts_recv_ns) noexcept nogil:
+        """A message of a live book that several lines carry."""
+        cdef const fh_book_event *book = &event.body.book
+        cdef const fh_change *changes = &self.batch.changes[book.change_begin]
+        cdef fh_line *line = line_of(stream, session)
+        cdef bint delta = chains(event)
+        cdef int fate
+        line.since_ns = ts_recv_ns
+        if delta:
+            fate = self.chain_fate(venue, slot, stream, line, event, ts_recv_ns)
+        elif book.last == 0:
+            fate = self.timed_book_fate(slot, stream, line, event, changes)
+        else:
+            fate = self.whole_fate(slot, stream, line, event)
+        if fate == FATE_BROKEN:
+            return
+        self.count_line(stream, event.instrument << 4 | event.channel, book.last or event.ts_event_ns + line.nth, fate, session, ts_recv_ns)
+        if fate == FATE_HOLD:
+            self.hold_line(slot, line, event, changes, session, ts_recv_ns)
+        elif fate == FATE_PUBLISH:
+            if delta:
+                self.book_change(venue, slot, event, changes, session, ts_recv_ns)
+            elif event.flags & FH_SNAPSHOT or book.window:
+                self.book_whole(venue, slot, event, changes, session, ts_recv_ns)
+            else:
+                self.book_delta(venue, slot, event, changes, session, ts_recv_ns)
+            self.drain(venue, slot, False)
+        self.joiners(venue, slot, stream)
+
+    cdef int chain_fate(self, Venue venue, fh_slot *slot, fh_stream *stream, fh_line *line, const fh_event *event,
+                        uint64_t ts_recv_ns) noexcept nogil:
+        """Where the venue numbers its changes its chain decides. What a line holds is behind what fits of it later.
+
+        In private a chain may begin without a snapshot, at any change: the book that it continues is handed over later."""
+        cdef const fh_book_event *book = &event.body.book
+        cdef fh_chain chain = slot.chain
+        cdef int verdict = FH_VERDICT_APPLY
+        if chain.state == FH_CHAIN_WAITING:
+            chain.last, chain.state = book.last, FH_CHAIN_LIVE
+            stream.floor_open = 1
+        else:
+            verdict = venue.chain(&chain, event)
+        if verdict == FH_VERDICT_APPLY or verdict == FH_VERDICT_OLD:
+            slot.chain = chain
+            line.state = LINE_MET
+            self.line_empty(slot, line)
+            if verdict == FH_VERDICT_APPLY:
+                return FATE_PUBLISH
+            slot.stats.stale += 1
+            self.counters.counter[FH_COUNTER_book_stale] += 1
+            return FATE_DUPLICATE
+        if line.state == LINE_JOINING and line.first == 0:
+            line.first, line.timed = book.last, 0
+        if line.state == LINE_JOINING or (line.held.count < GAP_WAIT_MAX and unstuck(stream, line)):
+            return FATE_HOLD
+        self.broken(slot, slot.chain.last, book.prev if book.has_prev else book.first, line.session, ts_recv_ns, True)
+        return FATE_BROKEN
+
+    cdef int whole_fate(self, fh_slot *slot, fh_stream *stream, fh_line *line, const fh_event *event) noexcept nogil:
+        """A numbered window or snapshot. A joining line's snapshot does not reset a live book: it says where the line begins.
+
+        Numbers that go back are believed of the line that fed the book last: the venue started again."""
+        cdef uint64_t last = event.body.book.last
+        if last <= slot.silent_until and last > slot.sequence:
+            line.state = LINE_MET
+            return FATE_PUBLISH
+        if line.state == LINE_MET:
+            return FATE_PUBLISH if last > slot.chain.last or stream.feeder == <uint32_t>line.session + 1 else FATE_DUPLICATE
+        if last <= slot.chain.last:
+            line.state = LINE_MET
+            return FATE_DUPLICATE
+        if not event.body.book.window:
+            self.line_empty(slot, line)
+            line.first = 0
+        if line.first == 0:
+            line.first, line.timed = last, 0
+        return FATE_HOLD if event.body.book.window else FATE_DUPLICATE
+
+    cdef int timed_book_fate(self, fh_slot *slot, fh_stream *stream, fh_line *line, const fh_event *event,
+                             const fh_change *changes) noexcept nogil:
+        """A book without numbers: by time. A joining line's snapshot does not reset a live book: it says where the line begins,
+        and where it is the published book the line has met it."""
+        if not event.flags & FH_SNAPSHOT or event.body.book.window:
+            return timed_fate(stream, line, event.ts_event_ns)
+        if active_count(stream) == 1:
+            return FATE_PUBLISH
+        self.rejoin(slot, line)
+        line.ts_ns, line.timed = event.ts_event_ns, 1
+        line.first = event.ts_event_ns + 1 if event.ts_event_ns else 0
+        if same_book(&slot.book, changes, event.body.book.change_count):
+            line.state, line.exact, line.ts_ns, line.nth = LINE_MET, 1, stream.ts_ns, stream.nth
+        return FATE_DUPLICATE
+
+    cdef bint drain(self, Venue venue, fh_slot *slot, bint silent) noexcept nogil:
+        """Apply what lines hold and what chains now; silent: without records. True if anything was."""
+        cdef fh_stream *stream = &slot.stream[<int>FH_CHANNEL_BOOK]
+        cdef fh_line *line
+        cdef bint any = False
+        cdef int i = 0
+        while i < stream.line_count:
+            line = &stream.line[i]
+            i += 1
+            while line.held.count and chains(&self.pending[line.held.first].event):
+                if not self.drain_one(venue, slot, line, silent, &any):
+                    break
+                if not silent and slot.chain.state == FH_CHAIN_WAITING:     # it broke the book
+                    return any
+                if any:
+                    i = 0
+        return any
+
+    cdef bint drain_one(self, Venue venue, fh_slot *slot, fh_line *line, bint silent, bint *any) noexcept nogil:
+        """The first message a line holds, if it chains or is old. False if it has to wait."""
+        cdef uint32_t index = line.held.first
+        cdef fh_pending *held = &self.pending[index]
+        cdef fh_chain chain = slot.chain
+        cdef int verdict = venue.chain(&chain, &held.event)
+        any[0] = False
+        if verdict != FH_VERDICT_APPLY and verdict != FH_VERDICT_OLD:
+            return False
+        self.pop(&line.held)
+        slot.chain = chain
+        line.state = LINE_MET
+        any[0] = verdict == FH_VERDICT_APPLY
+        if slot.private and verdict == FH_VERDICT_APPLY:
+            self.enlist_held(slot, &slot.stream[<int>FH_CHANNEL_BOOK], index)
+            return True
+        if verdict == FH_VERDICT_OLD:
+            slot.stats.stale += 1
+            self.counters.counter[FH_COUNTER_book_stale] += 1
+        elif silent:
+            self.apply(slot, &held.event, self.recall(index))
+            slot.stats.updates += 1
+            slot.book_ts_event_ns = held.event.ts_event_ns
+            slot.book_session = held.session
+        else:
+            self.book_change(venue, slot, &held.event, self.recall(index), held.session, held.ts_recv_ns)
+        self.give(index)
+        return True
+
     # -- books -----------------------------------------------------------------------------------------------
 
-    cdef void book_message(self, Venue venue, fh_slot *slot, const fh_event *event, uint16_t session,
+    cdef void book_message(self, Venue venue, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session,
                            uint64_t ts_recv_ns) noexcept nogil:
         """One book message: a snapshot seeds, a change follows the chain, and without a seed waits or is dropped."""
+        cdef const fh_book_event *book = &event.body.book
+        cdef const fh_change *changes = &self.batch.changes[book.change_begin]
         self.counters.counter[FH_COUNTER_book_messages] += 1
-        self.counters.counter[FH_COUNTER_book_levels] += event.body.book.change_count
+        self.counters.counter[FH_COUNTER_book_levels] += book.change_count
         if slot.book_state == BOOK_NONE:
             self.counters.counter[FH_COUNTER_events_ignored] += 1
-        elif event.flags & FH_SNAPSHOT or event.body.book.window:
-            self.book_whole(venue, slot, event, session, ts_recv_ns)
+        elif stream.usual == 0 and (slot.book_state == BOOK_LIVE or (slot.private and chains(event))):
+            self.line_book(venue, slot, stream, event, session, ts_recv_ns)
+        elif event.flags & FH_SNAPSHOT or book.window:
+            if slot.book_state == BOOK_LIVE and book.window and book.last and book.last <= slot.chain.last and stream.feeder != <uint32_t>session + 1:
+                self.counters.counter[FH_COUNTER_duplicates] += 1   # what a line that is gone was ahead of this one
+                return
+            self.book_whole(venue, slot, event, changes, session, ts_recv_ns)
         elif slot.book_state == BOOK_LIVE:
-            self.book_delta(venue, slot, event, session, ts_recv_ns)
+            if book.last == 0:
+                paced(stream, session, event.ts_event_ns)
+            self.book_delta(venue, slot, event, changes, session, ts_recv_ns)
         elif slot.book_state == BOOK_SYNCING:
-            if not self.hold_back(slot, event, session, ts_recv_ns):
+            if not self.keep(line_of(stream, session), event, changes, session, ts_recv_ns):
+                slot.stats.dropped += 1
+                self.counters.counter[FH_COUNTER_book_pending_dropped] += 1
                 self.pending_drop(slot)
                 slot.book_state = BOOK_GAP if slot.l1.status == FH_GAP else BOOK_WAITING
                 self.notice(slot, FH_CHANNEL_BOOK, NOTICE_PENDING_FULL)
@@ -499,24 +866,32 @@ cdef class Publisher:
             slot.stats.dropped += 1
             self.counters.counter[FH_COUNTER_book_pending_dropped] += 1
 
-    cdef void book_whole(self, Venue venue, fh_slot *slot, const fh_event *event, uint16_t session,
+    cdef void book_whole(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
                          uint64_t ts_recv_ns) noexcept nogil:
-        """A full book in band. On another line of a live book it counts only if it is ahead of ours."""
+        """A full book in band: a window, or a snapshot that seeds; other lines of it have to meet it then."""
         cdef const fh_book_event *book = &event.body.book
         cdef bint numbered = book.last != 0
-        cdef bint behind = book.last <= slot.chain.last if numbered else book.window
-        if slot.book_state == BOOK_LIVE and session != slot.book_session and behind:
-            self.counters.counter[FH_COUNTER_duplicates] += 1
+        if numbered and book.window and (slot.private or (slot.quiet and slot.book_state == BOOK_LIVE)):
+            self.whole_quiet(venue, slot, event, changes, session, ts_recv_ns)
             return
-        self.pending_drop(slot)
+        if not book.window:
+            self.pending_drop(slot)
+        if slot.private:
+            self.fifo_drop(slot, FH_CHANNEL_BOOK)
+            slot.stream[<int>FH_CHANNEL_BOOK].floor = book.last
+            slot.stream[<int>FH_CHANNEL_BOOK].floor_open = 0
+        slot.silent_until = slot.foreign = 0
+        slot.quiet = slot.private
         fh_book_clear(&slot.book)
         venue.chain(&slot.chain, event)
         if book.window:
             slot.chain.last, slot.chain.state = book.last, FH_CHAIN_LIVE
         slot.chained = numbered or book.has_checksum
-        slot.gap_session = 0
-        slot.gap_waited = 0
-        self.apply(slot, event)
+        self.apply(slot, event, changes)
+        slot.changed = slot.sequence
+        if not book.window or slot.book_state != BOOK_LIVE:
+            self.seeded(slot, event, session)
+        slot.stream[<int>FH_CHANNEL_BOOK].feeder = <uint32_t>session + 1
         slot.book_session = session
         slot.stats.snapshots += 1
         self.counters.counter[FH_COUNTER_book_snapshots] += 1
@@ -524,54 +899,109 @@ cdef class Publisher:
             self.broken(slot, book.checksum, 0, session, ts_recv_ns, True)
             return
         slot.book_ts_event_ns = event.ts_event_ns
-        self.live(slot, session, ts_recv_ns, self.put_book(slot, event.flags, session, ts_recv_ns))
+        self.live(slot, session, ts_recv_ns, not slot.private and self.put_book(slot, event.flags, session, ts_recv_ns))
 
-    cdef void book_delta(self, Venue venue, fh_slot *slot, const fh_event *event, uint16_t session,
+    cdef void seeded(self, fh_slot *slot, const fh_event *event, uint16_t session) noexcept nogil:
+        """A snapshot came on this line: it has met the book, every other one has yet to."""
+        cdef fh_stream *stream = &slot.stream[<int>FH_CHANNEL_BOOK]
+        cdef fh_line *line
+        cdef int i
+        stream.ts_ns, stream.nth = event.ts_event_ns if event.body.book.last == 0 else 0, 1
+        stream.feeder = <uint32_t>session + 1
+        for i in range(stream.line_count):
+            line = &stream.line[i]
+            if line.session == session:
+                line.state, line.exact, line.ts_ns, line.nth = LINE_MET, 1, stream.ts_ns, 1
+            elif line.state != LINE_DROPPED:
+                self.rejoin(slot, line)
+        arrange(stream)
+
+    cdef void book_delta(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
                          uint64_t ts_recv_ns) noexcept nogil:
-        """A change to a live book: chained, applied in private, checked, and only then published."""
+        """A change to a live book: chained, then as book_change()."""
         cdef const fh_book_event *book = &event.body.book
         cdef uint64_t expected = slot.chain.last
-        cdef int verdict
-        if book.last == 0 and session != slot.book_session:
-            self.counters.counter[FH_COUNTER_duplicates] += 1   # without numbers one line alone feeds a book
-            return
-        verdict = venue.chain(&slot.chain, event)
-        if verdict == FH_VERDICT_OLD:
+        cdef int verdict = venue.chain(&slot.chain, event)
+        if verdict == FH_VERDICT_APPLY:
+            self.book_change(venue, slot, event, changes, session, ts_recv_ns)
+        elif verdict == FH_VERDICT_OLD:
             slot.stats.stale += 1
             self.counters.counter[FH_COUNTER_book_stale] += 1
+        else:
+            self.broken(slot, expected, book.prev if book.has_prev else book.first, session, ts_recv_ns, True)
+
+    cdef void book_change(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
+                          uint64_t ts_recv_ns) noexcept nogil:
+        """A change that is next in line: applied in private, checked, and only then published."""
+        if slot.quiet:
+            self.change_quiet(venue, slot, event, changes, session, ts_recv_ns)
             return
-        if verdict != FH_VERDICT_APPLY:
-            if not self.line_ahead(slot, event, session):
-                self.broken(slot, expected, book.prev if book.has_prev else book.first, session, ts_recv_ns, True)
-            return
-        slot.gap_waited = 0
-        self.apply(slot, event)
+        self.apply(slot, event, changes)
         slot.stats.updates += 1
         if self.check(venue, slot, event) == 0:
-            self.broken(slot, book.checksum, 0, session, ts_recv_ns, True)
+            self.broken(slot, event.body.book.checksum, 0, session, ts_recv_ns, True)
             return
         slot.book_ts_event_ns = event.ts_event_ns
         self.put_delta(slot, event, session, ts_recv_ns)
         self.put_touch(slot, False, session, ts_recv_ns)
 
-    cdef bint line_ahead(self, fh_slot *slot, const fh_event *event, uint16_t session) noexcept nogil:
-        """Whether a missing message may still come on the book's other line: this one is dropped, that one brings both.
+    cdef void change_quiet(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
+                           uint64_t ts_recv_ns) noexcept nogil:
+        """A change that is not just published: of a private book, or one that a dead owner published already.
 
-        Not for ever: the second line that misses it, or GAP_WAIT_MAX messages, make it a gap."""
-        if slot.stream[<int>FH_CHANNEL_BOOK].session_count < 2 or event.body.book.last == 0:
-            return False
-        if slot.gap_waited == 0:
-            slot.gap_session = session
-        slot.gap_waited += 1
-        if session != slot.gap_session or slot.gap_waited > GAP_WAIT_MAX:
-            return False
-        slot.stats.dropped += 1
-        self.counters.counter[FH_COUNTER_book_pending_dropped] += 1
-        return True
+        In private it is kept for a while, and the levels trail; one without a number is of no use later and is applied at once."""
+        if slot.private and event.body.book.last:
+            self.enlist(slot, &slot.stream[<int>FH_CHANNEL_BOOK], event, changes, session, ts_recv_ns)
+            return
+        if not slot.private and event.body.book.last > slot.silent_until:
+            self.broken(slot, slot.silent_until, event.body.book.last, session, ts_recv_ns, True)   # it ended between two of ours
+            return
+        self.apply(slot, event, changes)
+        slot.stats.updates += 1
+        if self.check(venue, slot, event) == 0:
+            self.broken(slot, event.body.book.checksum, 0, session, ts_recv_ns, True)
+            return
+        slot.book_ts_event_ns = event.ts_event_ns
+        if not slot.private and slot.sequence == slot.silent_until:
+            self.silent_end(slot, session, ts_recv_ns)
 
-    cdef void apply(self, fh_slot *slot, const fh_event *event) noexcept nogil:
+    cdef void whole_quiet(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
+                          uint64_t ts_recv_ns) noexcept nogil:
+        """The same of a numbered window."""
+        slot.chain.last, slot.chain.state = event.body.book.last, FH_CHAIN_LIVE
+        if slot.private:
+            if slot.book_state != BOOK_LIVE:
+                slot.sequence = slot.changed = 0
+                self.live(slot, session, ts_recv_ns, False)
+            self.enlist(slot, &slot.stream[<int>FH_CHANNEL_BOOK], event, changes, session, ts_recv_ns)
+            return
+        if event.body.book.last > slot.silent_until:
+            slot.silent_until = slot.quiet = 0
+            self.book_whole(venue, slot, event, changes, session, ts_recv_ns)
+            return
+        fh_book_clear(&slot.book)
+        self.apply(slot, event, changes)
+        slot.book_ts_event_ns = event.ts_event_ns
+        if slot.sequence == slot.silent_until:
+            self.silent_end(slot, session, ts_recv_ns)
+
+    cdef void silent_end(self, fh_slot *slot, uint16_t session, uint64_t ts_recv_ns) noexcept nogil:
+        """Our book is where a dead owner left it: a touch that it did not tell any more is told now, behind a whole book always."""
+        slot.silent_until = slot.quiet = 0
+        slot.stream[<int>FH_CHANNEL_BOOK].watched = 0
+        arrange(&slot.stream[<int>FH_CHANNEL_BOOK])
+        if slot.reset_due:
+            slot.reset_due = 0
+            self.put_book(slot, 0, session, ts_recv_ns)
+        self.put_touch(slot, slot.touch_due, session, ts_recv_ns)
+        if slot.touch_due:
+            slot.touch_due = 0
+            self.put_status(slot.instrument, FH_LIVE, FH_CHANNEL_BOOK, 0, 0, 0, session, ts_recv_ns)
+        slot.book_dirty = 1
+        self.touch_row(slot)
+
+    cdef void apply(self, fh_slot *slot, const fh_event *event, const fh_change *changes) noexcept nogil:
         """Apply a message to the book, in order, collecting what changed in out_bid and out_ask."""
-        cdef const fh_change *changes = &self.batch.changes[event.body.book.change_begin]
         cdef uint64_t refused = slot.book.levels_refused, absent = slot.book.deletes_absent
         cdef uint32_t i
         self.out_bid_count = self.out_ask_count = 0
@@ -581,7 +1011,7 @@ cdef class Publisher:
             self.truncate(slot)
         self.counters.counter[FH_COUNTER_book_levels_refused] += slot.book.levels_refused - refused
         self.counters.counter[FH_COUNTER_book_deletes_absent] += slot.book.deletes_absent - absent
-        slot.l1.sequence = slot.chain.last
+        slot.sequence = slot.l1.sequence = event.body.book.last
 
     cdef void apply_side(self, fh_slot *slot, const fh_change *change) noexcept nogil:
         """One level. What a full side pushes out is collected as deleted, so that a reader's book equals ours."""
@@ -598,7 +1028,7 @@ cdef class Publisher:
             if size == FH_UNDEFINED:
                 size = 0    # a size we cannot hold: no level, and its record says FH_OVERFLOW
         depth = fh_book_set(&slot.book, change.side, change.price, size)
-        if depth >= 0 or change.flags or (change.order_count and size and slot.book.levels_refused == refused):
+        if depth >= 0 or change.flags or slot.foreign or (change.order_count and size and slot.book.levels_refused == refused):
             collect(self, change.side, change)
         if full and side.count == side.max and side.level[0].price != worst:
             collect_deleted(self, change.side, worst)
@@ -631,13 +1061,19 @@ cdef class Publisher:
                      bint notice) noexcept nogil:
         """The book is not valid from here on. GAP is published once, however often it breaks before it lives again."""
         self.pending_drop(slot)
+        self.lines_forget(slot, &slot.stream[<int>FH_CHANNEL_BOOK], False)
         fh_book_clear(&slot.book)
         memset(&slot.chain, 0, sizeof(fh_chain))
         slot.book_state = BOOK_GAP
         slot.gap_a, slot.gap_b = a, b
-        slot.gap_waited = 0
+        slot.silent_until = slot.foreign = 0
+        slot.quiet = slot.private
         if notice:
             self.notice(slot, FH_CHANNEL_BOOK, NOTICE_GAP)
+        if slot.private:
+            self.fifo_drop(slot, FH_CHANNEL_BOOK)
+            slot.stream[<int>FH_CHANNEL_BOOK].floor_open = 1
+            return
         if slot.l1.status == FH_GAP:
             return
         slot.stats.gaps += 1
@@ -657,9 +1093,11 @@ cdef class Publisher:
         cdef bint was_live = slot.book_state == BOOK_LIVE
         slot.book_state = BOOK_LIVE
         slot.l1.status = FH_LIVE
-        slot.l1.flags &= ~FH_STALE
-        self.put_touch(slot, True, session, ts_recv_ns)
-        if parts or not was_live:
+        if not slot.late:
+            slot.l1.flags &= ~FH_STALE
+        if not slot.private:
+            self.put_touch(slot, True, session, ts_recv_ns)
+        if (parts or not was_live) and not slot.private:
             self.put_status(slot.instrument, FH_LIVE, FH_CHANNEL_BOOK, 0, 0, 0, session, ts_recv_ns)
         if not was_live:
             self.notice(slot, FH_CHANNEL_BOOK, NOTICE_LIVE)
@@ -723,7 +1161,7 @@ cdef class Publisher:
         record.session = session
         record.body.level.price = change.price
         record.body.level.size = change.size
-        record.body.level.sequence = slot.chain.last
+        record.body.level.sequence = slot.sequence
         record.body.word[3] = change.side | <int64_t>(<uint64_t>change.order_count << 32)
         fh_ring_commit(&self.writer)
 
@@ -811,7 +1249,7 @@ cdef class Publisher:
             slot.book_dirty = 0
             memset(&head, 0, sizeof(head))
             head.position = self.writer.position
-            head.sequence = slot.chain.last
+            head.sequence = slot.sequence
             head.ts_event_ns = slot.book_ts_event_ns
             head.flags = slot.l1.flags
             head.price_exponent, head.size_exponent = slot.l1.price_exponent, slot.l1.size_exponent
@@ -837,33 +1275,49 @@ cdef class Publisher:
         if not slot.known:
             slot.known = 1
             slot.instrument = instrument
-            slot.pending_first = slot.pending_last = NONE
             undefine(&slot.l1)
             slot.l1.price_exponent = venue.rows[instrument].price_exponent
             slot.l1.size_exponent = venue.rows[instrument].size_exponent
         return slot
 
-    # -- held-back changes of a REST-seeded book -------------------------------------------------------------
+    # -- held events -----------------------------------------------------------------------------------------
 
-    cdef bint hold_back(self, fh_slot *slot, const fh_event *event, uint16_t session, uint64_t ts_recv_ns) noexcept nogil:
-        """Keep a message until its snapshot arrives. False if a pool is full; all of the instrument is to be dropped then."""
-        cdef uint32_t left = event.body.book.change_count, at = event.body.book.change_begin, count
-        cdef uint32_t index = self.pending_free, run
+    cdef bint keep(self, fh_line *line, const fh_event *event, const fh_change *changes, uint16_t session,
+                   uint64_t ts_recv_ns) noexcept nogil:
+        """Keep an event behind what its line holds already. False if a pool is full."""
+        cdef uint32_t index = self.take(event, changes, session, ts_recv_ns) if line != NULL else NONE
+        if index == NONE:
+            return False
+        append(self.pending, &line.held, index)
+        return True
+
+    cdef void hold_line(self, fh_slot *slot, fh_line *line, const fh_event *event, const fh_change *changes, uint16_t session,
+                        uint64_t ts_recv_ns) noexcept nogil:
+        """keep() of a line that is ahead. Without room it lets go of all it holds, and joins at a later event."""
+        if line.held.count < JOIN_HOLD_MAX and self.keep(line, event, changes, session, ts_recv_ns):
+            return
+        self.rejoin(slot, line)
+
+    cdef uint32_t take(self, const fh_event *event, const fh_change *changes, uint16_t session, uint64_t ts_recv_ns) noexcept nogil:
+        """A copy of an event and its changes in the pools, all or nothing: NONE where they are full."""
+        cdef uint32_t left = event.body.book.change_count if event.kind == FH_LEVEL else 0
+        cdef uint32_t index, run, count
         cdef uint32_t *link
         cdef fh_pending *held
-        if index == NONE:
-            slot.stats.dropped += 1
-            self.counters.counter[FH_COUNTER_book_pending_dropped] += 1
-            return False
-        held = &self.pending[index]
-        self.pending_free = held.next
-        held.event, held.ts_recv_ns, held.session, held.next, held.run = event[0], ts_recv_ns, session, NONE, NONE
-        if slot.pending_first == NONE:
-            slot.pending_first = index
+        while self.age_count and ((self.pending_free == NONE and self.pending_used == PENDING_COUNT_MAX)
+                                  or (left and self.run_free == NONE and self.run_used + left // RUN_SIZE >= RUN_COUNT_MAX)):
+            self.evict(&self.slots[self.pending[self.age_first].event.instrument], False)
+        if self.pending_free == NONE and self.pending_used == PENDING_COUNT_MAX:
+            return NONE
+        index = self.pending_free
+        if index != NONE:
+            self.pending_free = self.pending[index].next
         else:
-            self.pending[slot.pending_last].next = index
-        slot.pending_last = index
-        slot.pending_count += 1
+            index = self.pending_used
+            self.pending_used += 1
+        held = &self.pending[index]
+        held.event, held.ts_recv_ns, held.frame, held.session = event[0], ts_recv_ns, self.frame_count, session
+        held.run = held.next = NONE
         link = &held.run
         while left:
             run = self.run_free
@@ -873,72 +1327,220 @@ cdef class Publisher:
                 run = self.run_used
                 self.run_used += 1
             else:
-                return False
+                self.give(index)
+                return NONE
             count = min(left, <uint32_t>RUN_SIZE)
-            memcpy(self.runs[run].change, &self.batch.changes[at], count * sizeof(fh_change))
+            memcpy(self.runs[run].change, changes, count * sizeof(fh_change))
             self.runs[run].next = NONE
             link[0] = run
             link = &self.runs[run].next
             left -= count
-            at += count
-        return True
+            changes += count
+        return index
 
-    cdef void pending_pop(self, fh_slot *slot) noexcept nogil:
-        """Give the first held-back message and its runs back to their pools."""
-        cdef uint32_t index = slot.pending_first, run = self.pending[index].run, next_run
+    cdef void give(self, uint32_t index) noexcept nogil:
+        """Give a held event and its runs back to their pools."""
+        cdef uint32_t run = self.pending[index].run, next_run
         while run != NONE:
             next_run = self.runs[run].next
             self.runs[run].next = self.run_free
             self.run_free = run
             run = next_run
-        slot.pending_first = self.pending[index].next
         self.pending[index].next = self.pending_free
         self.pending_free = index
-        slot.pending_count -= 1
+
+    cdef uint32_t pop(self, fh_queue *queue) noexcept nogil:
+        """Take the first event out of a queue that has one; the caller gives it back."""
+        cdef uint32_t index = queue.first
+        queue.first = self.pending[index].next
+        queue.count -= 1
+        return index
+
+    cdef const fh_change *recall(self, uint32_t index) noexcept nogil:
+        """The changes of a held message in one piece. Valid until the next call."""
+        cdef uint32_t left = self.pending[index].event.body.book.change_count, at = 0, run = self.pending[index].run, count
+        while left:
+            count = min(left, <uint32_t>RUN_SIZE)
+            memcpy(&self.recalled[at], self.runs[run].change, count * sizeof(fh_change))
+            run = self.runs[run].next
+            at += count
+            left -= count
+        return self.recalled
+
+    cdef void line_empty(self, fh_slot *slot, fh_line *line) noexcept nogil:
+        """Drop what a line holds; of a book that is counted."""
+        cdef uint32_t index
+        while line.held.count:
+            index = self.pop(&line.held)
+            if self.pending[index].event.kind == FH_LEVEL:
+                slot.stats.dropped += 1
+                self.counters.counter[FH_COUNTER_book_pending_dropped] += 1
+            self.give(index)
 
     cdef void pending_drop(self, fh_slot *slot) noexcept nogil:
-        """Drop all that is held back for one instrument, counted."""
-        while slot.pending_count:
-            self.pending_pop(slot)
-            slot.stats.dropped += 1
-            self.counters.counter[FH_COUNTER_book_pending_dropped] += 1
+        """Drop what the lines of a book hold."""
+        cdef fh_stream *stream = &slot.stream[<int>FH_CHANNEL_BOOK]
+        cdef int i
+        for i in range(stream.line_count):
+            self.line_empty(slot, &stream.line[i])
+
+    cdef void enlist(self, fh_slot *slot, fh_stream *stream, const fh_event *event, const fh_change *changes, uint16_t session,
+                     uint64_t ts_recv_ns) noexcept nogil:
+        """Keep an event of a private instrument that won arbitration. Without room even for this one, everything older goes."""
+        cdef uint32_t index = self.take(event, changes, session, ts_recv_ns)
+        if index != NONE:
+            self.enlist_held(slot, stream, index)
+            return
+        while slot.fifo.count:
+            self.evict(slot, False)
+        raise_floor(stream, event)
+        if event.kind != FH_LEVEL:
+            remember(slot, event)
+        elif slot.book_state == BOOK_LIVE:
+            self.apply(slot, event, changes)
+            slot.changed = slot.sequence
+
+    cdef void enlist_held(self, fh_slot *slot, fh_stream *stream, uint32_t index) noexcept nogil:
+        """The same of one that a line held."""
+        cdef fh_pending *held = &self.pending[index]
+        if stream.floor_open:
+            raise_floor(stream, &held.event)
+            stream.floor_open, stream.floor_first = 0, 1
+        stream.kinds |= <uint32_t>1 << kind_of(&held.event)
+        held.nth = stream.nth
+        held.older, held.newer = self.age_last, NONE
+        if self.age_count:
+            self.pending[self.age_last].newer = index
+        else:
+            self.age_first = index
+        self.age_last = index
+        self.age_count += 1
+        append(self.pending, &slot.fifo, index)
+
+    cdef void unage(self, uint32_t index) noexcept nogil:
+        """Take an event of a private instrument out of the list of all by age."""
+        cdef fh_pending *held = &self.pending[index]
+        if held.older == NONE:
+            self.age_first = held.newer
+        else:
+            self.pending[held.older].newer = held.newer
+        if held.newer == NONE:
+            self.age_last = held.older
+        else:
+            self.pending[held.newer].older = held.older
+        self.age_count -= 1
+
+    cdef void evict(self, fh_slot *slot, bint check) noexcept nogil:
+        """Let the oldest event of a private instrument go: into its book, or into its last values. check: its checksum too."""
+        cdef uint32_t index = self.pop(&slot.fifo)
+        cdef fh_event *event = &self.pending[index].event
+        self.unage(index)
+        raise_floor(&slot.stream[event.channel], event)
+        if event.kind != FH_LEVEL:
+            remember(slot, event)
+        elif slot.book_state == BOOK_LIVE and event.body.book.last > slot.sequence:
+            if event.body.book.window:
+                fh_book_clear(&slot.book)
+            self.apply(slot, event, self.recall(index))
+            if self.out_bid_count or self.out_ask_count:
+                slot.changed = event.body.book.last
+            slot.book_ts_event_ns = event.ts_event_ns
+            slot.stats.updates += 1
+            if check and event.body.book.has_checksum and self.wrong(slot, event):
+                self.broken(slot, event.body.book.checksum, 0, self.pending[index].session, self.pending[index].ts_recv_ns, True)
+        self.give(index)
+
+    cdef bint wrong(self, fh_slot *slot, const fh_event *event) noexcept with gil:
+        """Whether the venue's checksum is not that of the book as it is now."""
+        return self.check(self.venue_of(slot), slot, event) == 0
+
+    cdef void fifo_drop(self, fh_slot *slot, int channel) noexcept nogil:
+        """Drop what is kept in private of one channel; -1: of all."""
+        cdef fh_queue kept
+        cdef uint32_t index
+        kept.first = kept.last = kept.count = 0
+        while slot.fifo.count:
+            index = self.pop(&slot.fifo)
+            if channel >= 0 and self.pending[index].event.channel != channel:
+                append(self.pending, &kept, index)
+                continue
+            raise_floor(&slot.stream[self.pending[index].event.channel], &self.pending[index].event)
+            self.unage(index)
+            self.give(index)
+        slot.fifo = kept
+
+    cdef void held_drop(self, fh_slot *slot) noexcept nogil:
+        """Drop whatever is held for an instrument: joining lines join at a later event."""
+        cdef int index, i
+        self.fifo_drop(slot, -1)
+        for index in range(CHANNEL_MAX):
+            for i in range(slot.stream[index].line_count):
+                self.line_empty(slot, &slot.stream[index].line[i])
+                slot.stream[index].line[i].first = 0
 
     cdef int sync(self, Venue venue, fh_slot *slot, const fh_event *event, uint64_t ts_recv_ns) noexcept nogil:
         """Seed the book from a REST snapshot and chain what was held back: one step for a reader. A fh_verdict."""
-        cdef fh_event held
-        cdef uint64_t expected
-        cdef uint16_t session = slot.book_session
-        cdef int verdict
+        cdef fh_stream *stream = &slot.stream[<int>FH_CHANNEL_BOOK]
+        cdef fh_line *line
+        cdef fh_pending *held
+        cdef int i, verdict
+        cdef fh_chain chain
         fh_book_clear(&slot.book)
         venue.chain(&slot.chain, event)
         slot.chained = 1
-        self.apply(slot, event)
+        self.apply(slot, event, &self.batch.changes[event.body.book.change_begin])
         slot.book_ts_event_ns = event.ts_event_ns
-        while slot.pending_count:
-            expected = slot.chain.last
-            recall(self, slot, &held)
-            session = self.pending[slot.pending_first].session
-            verdict = venue.chain(&slot.chain, &held)
+        self.drain(venue, slot, True)
+        for i in range(stream.line_count):
+            line = &stream.line[i]
+            if line.held.count == 0:
+                continue
+            held = &self.pending[line.held.first]
+            if unstuck(stream, line):       # another line is in the chain: this one is ahead of it
+                line.state, line.first, line.timed = LINE_JOINING, held.event.body.book.last, 0
+                continue
+            chain = slot.chain
+            verdict = venue.chain(&chain, &held.event)
             if verdict == FH_VERDICT_AHEAD:
                 fh_book_clear(&slot.book)
                 memset(&slot.chain, 0, sizeof(fh_chain))
-                return verdict
-            if verdict == FH_VERDICT_GAP:
-                self.broken(slot, expected, held.body.book.prev if held.body.book.has_prev else held.body.book.first,
-                            session, ts_recv_ns, True)
-                return verdict
-            self.pending_pop(slot)
-            if verdict == FH_VERDICT_OLD:
-                slot.stats.stale += 1
-                self.counters.counter[FH_COUNTER_book_stale] += 1
-                continue
-            self.apply(slot, &held)
-            slot.stats.updates += 1
-            slot.book_ts_event_ns = held.ts_event_ns
-        slot.book_session = session
+            else:
+                self.broken(slot, slot.chain.last, held.event.body.book.prev if held.event.body.book.has_prev
+                            else held.event.body.book.first, held.session, ts_recv_ns, True)
+            return verdict
         slot.stats.snapshots += 1
         self.counters.counter[FH_COUNTER_book_snapshots] += 1
-        self.live(slot, session, ts_recv_ns, self.put_book(slot, event.flags, session, ts_recv_ns))
+        arrange(stream)
+        self.live(slot, slot.book_session, ts_recv_ns, self.put_book(slot, event.flags, slot.book_session, ts_recv_ns))
+        return FH_VERDICT_APPLY
+
+    cdef int sync_private(self, Venue venue, fh_slot *slot, const fh_event *event) noexcept nogil:
+        """Seed a private book from a REST snapshot where what is kept goes on from it. A fh_verdict; AHEAD: fetch a newer one."""
+        cdef fh_chain chain = slot.chain
+        cdef uint32_t left = slot.fifo.count, index = slot.fifo.first
+        cdef int verdict = FH_VERDICT_OLD
+        venue.chain(&chain, event)
+        while left and verdict == FH_VERDICT_OLD:
+            left -= 1
+            if self.pending[index].event.kind == FH_LEVEL:
+                verdict = venue.chain(&chain, &self.pending[index].event)
+            index = self.pending[index].next
+        if verdict == FH_VERDICT_GAP or verdict == FH_VERDICT_AHEAD:
+            return FH_VERDICT_AHEAD
+        if verdict == FH_VERDICT_OLD and slot.chain.state != FH_CHAIN_WAITING and slot.chain.last > event.body.book.last:
+            return FH_VERDICT_AHEAD     # what it goes on with is not held any more
+        if slot.chain.state == FH_CHAIN_WAITING:
+            venue.chain(&slot.chain, event)
+            slot.stream[<int>FH_CHANNEL_BOOK].floor = event.body.book.last
+            slot.stream[<int>FH_CHANNEL_BOOK].floor_open = 0
+        fh_book_clear(&slot.book)
+        slot.chained = 1
+        self.apply(slot, event, &self.batch.changes[event.body.book.change_begin])
+        slot.book_ts_event_ns = event.ts_event_ns
+        slot.stats.snapshots += 1
+        self.counters.counter[FH_COUNTER_book_snapshots] += 1
+        slot.changed = slot.sequence
+        self.live(slot, slot.book_session, 0, False)
         return FH_VERDICT_APPLY
 
     # -- control plane ---------------------------------------------------------------------------------------
@@ -947,6 +1549,9 @@ cdef class Publisher:
         if not 0 <= instrument_id < self.row_max:
             raise ValueError(f"instrument {instrument_id} is not in this worker's table of {self.row_max} rows")
         return &self.slots[<uint32_t>instrument_id]
+
+    cdef Venue venue_of(self, fh_slot *slot):
+        return self.venues[slot.instrument]
 
     cdef const char *copied(self, bytes data) except NULL:
         """data with the padding a decoder may touch. Valid until the next call."""
@@ -1002,16 +1607,24 @@ cdef class Publisher:
             self.interrupted.clear()
             self.resumed_any = 0
 
-    def add_stream(self, Venue venue not None, instrument_id, channel, uint32_t depth=0, snapshot=""):
+    def alive(self, uint64_t now_mono_ns):
+        """flush() within a turn of the loop that takes long: readers see that we live. turn() ends it."""
+        self.flush(now_mono_ns)
+
+    def add_stream(self, Venue venue not None, instrument_id, channel, uint32_t depth=0, snapshot="", bint private=False):
         """Keep a stream of an instrument: its row in `state` becomes ours, and a book gets its levels.
 
-        Called once for every line that carries the stream. snapshot: "in_band", "rest" or "window"."""
+        Called once for every line that carries the stream. snapshot: "in_band", "rest" or "window". private, where it is the
+        first stream of the instrument: nothing of it is published, and the row stays another worker's, until take_over()."""
         cdef uint8_t index = channel_index(channel)
         if self.slot_at(instrument_id) == NULL or instrument_id >= venue.row_max:
             raise ValueError(f"{venue.name} has no row {instrument_id}: add the instrument before its stream")
         if snapshot not in SEEDS:
             raise ValueError(f"snapshot {snapshot!r} is not known; use in_band, rest or window")
+        self.slot_at(instrument_id).late = 0
         if not has_lines(self.slot_at(instrument_id)):
+            self.turned(self.slot_at(instrument_id), private)
+            self.handovers.pop(instrument_id, None)
             self.slot_at(instrument_id).known = 0   # the row may have got other exponents, or another symbol
             if instrument_id in self.inherited:     # readers of a resumed ring know these, whatever the plan says
                 price_exponent, size_exponent = self.inherited.pop(instrument_id)
@@ -1019,20 +1632,27 @@ cdef class Publisher:
                 venue.rows[<uint32_t>instrument_id].size_exponent = size_exponent
         cdef fh_slot *slot = self.known(venue, instrument_id)
         cdef fh_stream *stream = &slot.stream[index]
+        self.venues[instrument_id] = venue
         if index == FH_CHANNEL_BOOK and slot.book.bid.max == 0 and fh_book_init(&slot.book, self.level_max) < 0:
             raise MemoryError(f"no memory for a book of {self.level_max} levels a side")
+        if stream.load == NULL:
+            stream.load = <fh_load *>calloc(1, sizeof(fh_load))
+            if stream.load == NULL:
+                raise MemoryError("no memory for the load of a stream")
         stream.removed = 0
         stream.lines += 1
         if stream.lines == 1:
-            stream.first_pending = 1
-        slot.owned = 1
-        if self.state.file != NULL and slot.instrument < self.state.row_max:
+            stream.first_pending = stream.floor_open = 1
+            stream.floor = stream.floor_id = stream.told_id = stream.kinds = 0
+            stream.watched = slot.private
+        slot.owned = not slot.private
+        if slot.owned and self.state.file != NULL and slot.instrument < self.state.row_max:
             (<fh_state_row *>self.state.rows)[slot.instrument].owner = self.worker
         if index == FH_CHANNEL_BOOK and slot.book_state == BOOK_NONE:
             slot.seed = SEEDS[snapshot]
             slot.depth = min(depth, self.level_max)
             slot.book_state = BOOK_WAITING
-        if stream.lines == 1 and instrument_id in self.interrupted:
+        if stream.lines == 1 and slot.owned and instrument_id in self.interrupted:
             self.resumed(slot, index)
 
     cdef void resumed(self, fh_slot *slot, int index) noexcept:
@@ -1050,8 +1670,9 @@ cdef class Publisher:
         self.put_status(slot.instrument, FH_GAP, index, 0, 0, 0, 0, clock_now(CLOCK_REALTIME))
         self.resumed_any = 1
 
-    def remove_stream(self, instrument_id, channel):
-        """One line less. Behind the last one, what still arrives is dropped, and a book is forgotten."""
+    def remove_stream(self, instrument_id, channel, session=None):
+        """One line less: that of a session, which others are not to wait for. Behind the last one, what still arrives is dropped, and
+        a book is forgotten."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
         cdef uint8_t index = channel_index(channel)
         cdef fh_stream *stream = &slot.stream[index]
@@ -1059,16 +1680,22 @@ cdef class Publisher:
             raise ValueError(f"instrument {instrument_id} has no {CHANNELS[index]} stream to remove")
         stream.lines -= 1
         if stream.lines:
+            if session is not None:
+                self.drop_line(instrument_id, channel, session)
             return
         stream.removed = 1
-        stream.session_count = 0
-        stream.sequence = stream.seen = 0
+        self.lines_forget(slot, stream, True)
+        stream.sequence = stream.seen = stream.ts_ns = 0
         stream.old_run = stream.gap_before = 0
+        self.fifo_drop(slot, index)
+        if not has_lines(slot):
+            self.handovers.pop(instrument_id, None)
         if index == FH_CHANNEL_BOOK:
-            self.pending_drop(slot)
             fh_book_clear(&slot.book)
             memset(&slot.chain, 0, sizeof(fh_chain))
             slot.book_state = BOOK_NONE
+            slot.silent_until = slot.foreign = 0
+            slot.quiet = slot.private
             slot.l1.status = 0
             slot.l1.bid_price = slot.l1.ask_price = FH_UNDEFINED
             slot.l1.bid_size = slot.l1.ask_size = 0
@@ -1080,11 +1707,12 @@ cdef class Publisher:
         cdef fh_slot *slot = self.slot_at(instrument_id)
         cdef uint8_t index = channel_index(channel)
         slot.stream[index].first_pending = 1
+        slot.stream[index].floor_open = slot.private
         if index != FH_CHANNEL_BOOK or slot.book_state == BOOK_NONE:
             return
         if slot.book_state == BOOK_LIVE:
             self.broken(slot, slot.chain.last + 1, 0, slot.book_session, clock_now(CLOCK_REALTIME), False)
-        self.pending_drop(slot)
+        self.lines_forget(slot, &slot.stream[index], True)
         slot.book_state = BOOK_WAITING
         self.resync_told(slot)
 
@@ -1100,7 +1728,7 @@ cdef class Publisher:
 
     cdef void resync_told(self, fh_slot *slot):
         """RESYNC behind a GAP: somebody is at it."""
-        if slot.l1.status == FH_GAP:
+        if slot.l1.status == FH_GAP and not slot.private:
             self.counters.counter[FH_COUNTER_book_resyncs] += 1
             self.put_status(slot.instrument, FH_RESYNC, FH_CHANNEL_BOOK, 0, 0, 0, slot.book_session, clock_now(CLOCK_REALTIME))
 
@@ -1123,9 +1751,12 @@ cdef class Publisher:
         if decoded < 0:
             self.refuse(decoded, text, len(body), ts_recv_ns, slot.book_session)
             return "MALFORMED"
-        if slot.book_state == BOOK_LIVE and self.batch.events[0].body.book.last <= slot.chain.last:
+        if slot.book_state == BOOK_LIVE and (slot.private or self.batch.events[0].body.book.last <= slot.chain.last):
             return "LIVE"
-        verdict = self.sync(venue, slot, &self.batch.events[0], ts_recv_ns)
+        if slot.private:
+            verdict = self.sync_private(venue, slot, &self.batch.events[0])
+        else:
+            verdict = self.sync(venue, slot, &self.batch.events[0], ts_recv_ns)
         if verdict == FH_VERDICT_AHEAD:
             slot.book_state = BOOK_SYNCING
             self.notice(slot, FH_CHANNEL_BOOK, NOTICE_AHEAD)
@@ -1133,43 +1764,477 @@ cdef class Publisher:
 
     def status(self, instrument_id, uint32_t code, uint32_t detail=0, uint64_t a=0, uint64_t b=0, uint64_t c=0,
                uint32_t session=0):
-        """A STATUS record of an instrument, or (None) of the whole ring, and the row that follows from it."""
+        """A STATUS record of an instrument, or (None) of the whole ring, and the row that follows from it. Of a private one: nothing.
+        STALE with b set: what comes is late, and makes nothing fresh before LIVE."""
         cdef uint32_t instrument = FH_INSTRUMENT_NONE if instrument_id is None else instrument_id
         cdef fh_slot *slot
         if instrument_id is not None:
             slot = self.slot_at(instrument_id)
+            if slot.private:
+                return
             if code == FH_STALE_STREAM:
                 slot.l1.flags |= FH_STALE
-            elif code == FH_LIVE and slot.l1.status != FH_GAP:
-                slot.l1.flags &= ~FH_STALE
+                slot.late |= b != 0
+            elif code == FH_LIVE:
+                slot.late = 0
+                if slot.l1.status != FH_GAP:
+                    slot.l1.flags &= ~FH_STALE
             self.touch_row(slot)
         self.put_status(instrument, code, detail, a, b, c, session, clock_now(CLOCK_REALTIME))
         self.turn()
 
+    def line(self, instrument_id, channel, uint32_t session, uint64_t now_ns=0):
+        """What a session is to a stream: "met", "joining" while it has not met what others publish, or "none".
+
+        A line whose first time is the last one published has met it LINE_QUIET_NS later: nobody has more of that time then."""
+        cdef fh_stream *stream = &self.slot_at(instrument_id).stream[channel_index(channel)]
+        cdef fh_line *line = line_of(stream, session)
+        if line != NULL and line.state == LINE_JOINING and line.timed and not line.exact and line.ts_ns == stream.ts_ns \
+                and elapsed(line.since_ns, now_ns or clock_now(CLOCK_REALTIME)) > LINE_QUIET_NS:
+            line.state, line.exact, line.nth = LINE_MET, 1, stream.nth
+        return LINE_NAMES[line.state if line != NULL else 0]
+
+    def drop_line(self, instrument_id, channel, uint32_t session):
+        """The session was told to unsubscribe: it is no line any more, and what still arrives from it is a duplicate. No gap
+        where another line has met the stream."""
+        cdef fh_slot *slot = self.slot_at(instrument_id)
+        cdef fh_stream *stream = &slot.stream[channel_index(channel)]
+        cdef fh_line *line = line_of(stream, session)
+        if line == NULL:
+            line = self.line_at(slot, stream, session)
+        if line == NULL or line.state == LINE_DROPPED:
+            return
+        arrange(stream)
+        self.line_empty(slot, line)
+        line.state = LINE_DROPPED
+        if stream.feeder == session + 1:
+            stream.feeder = 0
+        self.line_gone(slot, channel_index(channel), session, clock_now(CLOCK_REALTIME))
+        self.turn()
+
+    def join_line(self, instrument_id, channel, uint32_t session):
+        """The session was told to subscribe once more: what came before on it says nothing about what will come."""
+        cdef fh_slot *slot = self.slot_at(instrument_id)
+        self.line_forget(slot, &slot.stream[channel_index(channel)], session)
+
     def session_lost(self, uint32_t session, instruments):
-        """A connection died. A stream no other line carries is broken: GAP now, before anything later of it."""
+        """A connection died. A stream that no other line has met is broken: GAP now, before anything later of it."""
         cdef fh_slot *slot
+        cdef fh_stream *stream
         cdef uint64_t now = clock_now(CLOCK_REALTIME)
         cdef int index
         for instrument_id in instruments:
             slot = self.slot_at(instrument_id)
+            slot.late = 0
             for index in range(CHANNEL_MAX):
-                line_lost(&slot.stream[index], session)
-                if slot.stream[index].lines and slot.stream[index].session_count == 0:
-                    self.stream_lost(slot, index, session, now)
-            if slot.book_state == BOOK_LIVE and slot.book_session == session and not (slot.chained and slot.chain.last):
-                self.broken(slot, slot.chain.last + 1, 0, session, now, True)   # the other line never fed this book
+                stream = &slot.stream[index]
+                fed = stream.feeder == session + 1
+                self.line_forget(slot, stream, session)
+                if stream.lines and active_count(stream) == 0:
+                    self.stream_lost(slot, index, session, now, False)
+                elif stream.lines:
+                    self.line_gone(slot, index, session, now)
+                if fed and index == FH_CHANNEL_BOOK and slot.book_state == BOOK_LIVE and slot.chain.last == 0 \
+                        and slot.seed != SEED_WINDOW and stream.ts_ns == 0:
+                    self.broken(slot, 0, 0, session, now, True)   # no number, no time: the other line never fed this book
         self.turn()
 
-    cdef void stream_lost(self, fh_slot *slot, int index, uint16_t session, uint64_t now):
+    cdef void line_gone(self, fh_slot *slot, int index, uint16_t session, uint64_t now):
+        """A line of several is gone. Was it the last that had met the stream, the joining ones go on behind a gap."""
+        cdef fh_stream *stream = &slot.stream[index]
+        cdef int i
+        if met_count(stream):
+            if index == FH_CHANNEL_BOOK and slot.book_state == BOOK_LIVE and not unstuck(stream, NULL):
+                self.broken(slot, slot.chain.last + 1, 0, session, now, True)   # nobody is left who could bring what they miss
+        elif active_count(stream):
+            self.stream_lost(slot, index, session, now, True)
+            for i in range(stream.line_count):
+                if stream.line[i].state == LINE_JOINING and not met_count(stream):
+                    stream.line[i].state, stream.line[i].exact = LINE_MET, 1
+            self.joiners(self.venue_of(slot), slot, stream)
+        arrange(stream)
+
+    cdef void stream_lost(self, fh_slot *slot, int index, uint16_t session, uint64_t now, bint notice):
+        """notice: tell the control plane, for a line is left that it has to start a resync on."""
         cdef fh_stream *stream = &slot.stream[index]
         if index == FH_CHANNEL_BOOK:
             if slot.book_state == BOOK_LIVE or slot.book_state == BOOK_SYNCING:
-                self.broken(slot, slot.chain.last + 1, 0, session, now, False)
+                self.broken(slot, slot.chain.last + 1, 0, session, now, notice)
+        elif slot.private:
+            stream.floor_open = 1
         elif index in (FH_CHANNEL_TRADE, FH_CHANNEL_AGG_TRADE, FH_CHANNEL_LIQUIDATION) and not stream.gap_before:
             stream.gap_before = 1
             stream.gaps += 1
             self.put_status(slot.instrument, FH_GAP, index, 0, 0, 0, session, now)
+
+    # -- private instruments and hand-overs ------------------------------------------------------------------
+
+    cdef void turned(self, fh_slot *slot, bint private) noexcept:
+        """An instrument becomes private, or published here: then the lines are arranged once its streams stand where they should."""
+        cdef int index
+        cdef fh_stream *stream
+        slot.private = slot.quiet = private
+        slot.owned = not private
+        slot.silent_until = slot.foreign = slot.reset_due = 0
+        for index in range(CHANNEL_MAX):
+            stream = &slot.stream[index]
+            stream.watched = private or (slot.backed and index == FH_CHANNEL_QUOTE)
+            stream.told_id = stream.feeder = 0
+            if private:
+                arrange(stream)
+
+    cdef fh_state_row *row_of(self, fh_slot *slot) noexcept:
+        """The row in `state`; NULL where there is none."""
+        if self.state.file == NULL or slot.instrument >= self.state.row_max:
+            return NULL
+        return &(<fh_state_row *>self.state.rows)[slot.instrument]
+
+    def ready(self, instrument_id, uint64_t now_ns=0):
+        """How far back a private instrument goes: {"channels": {channel: {"floor", "seen", "last_ns"}}, "book": whether it has a
+        live book}. floor: highest sequence (or event time, where there is none) that is not held any more, or else the first one
+        held: its owner has to have published that much before it lets go. 0: nothing came yet. A time that we began inside has to be over,
+        or LINE_QUIET_NS old."""
+        cdef fh_slot *slot = self.slot_at(instrument_id)
+        cdef fh_stream *stream
+        cdef int index
+        cdef bint over
+        now_ns = now_ns or clock_now(CLOCK_REALTIME)
+        channels = {}
+        for index in range(CHANNEL_MAX):
+            stream = &slot.stream[index]
+            if stream.lines:
+                over = stream.ts_ns == stream.floor and elapsed(stream.last_ns, now_ns) > LINE_QUIET_NS
+                inside = stream.floor_first and stream.sequence == 0 and stream.ts_ns and not over
+                channels[CHANNELS[index]] = {"floor": stream.floor + (1 if inside else 0), "seen": not stream.first_pending, "last_ns": stream.last_ns}
+        return {"channels": channels, "book": slot.book_state == BOOK_LIVE}
+
+    def backed(self, instrument_id, bint on):
+        """Whether a standby elsewhere would follow us: then the row says which quote was the last one."""
+        cdef fh_slot *slot = self.slot_at(instrument_id)
+        cdef fh_stream *stream = &slot.stream[<int>FH_CHANNEL_QUOTE]
+        slot.backed = on
+        stream.watched = on or slot.private
+        arrange(stream)
+        if on and slot.owned:
+            self.note_quote(slot, stream.sequence, 0)
+
+    def let_go(self, instrument_id, uint32_t to_worker, dict floors):
+        """Hand an instrument over: MOVED_OUT, and the row is to_worker's. Answers what take_over() there needs, as plain data; None
+        while something that to_worker does not hold (floors: {channel: sequence or time}) is not published: ask again.
+
+        From here on the instrument is private, with the same book and lines, so that it can be taken back."""
+        cdef fh_slot *slot = self.slot_at(instrument_id)
+        cdef fh_state_row *row = self.row_of(slot)
+        cdef fh_stream *stream
+        cdef uint64_t sequence = 0
+        cdef int index
+        if slot.private:
+            return self.handovers.get(instrument_id)
+        if not has_lines(slot):
+            raise ValueError(f"instrument {instrument_id} has no stream here to let go of")
+        if slot.silent_until:
+            return None
+        for channel, floor in floors.items():
+            index = channel_index(channel)
+            if published(slot, index) < floor:
+                return None
+        for index in range(CHANNEL_MAX):
+            sequence = max(sequence, slot.stream[index].sequence)
+        if slot.chain.last:
+            sequence = slot.chain.last
+        slot.changed = slot.sequence
+        self.put_status(slot.instrument, FH_MOVED_OUT, slot.chain.last != 0, sequence, to_worker, 0, 0, clock_now(CLOCK_REALTIME))
+        self.touch_row(slot)
+        handover = {"instrument": instrument_id, "worker": self.worker, "position": self.writer.position, "sequence": sequence,
+                    "price_exponent": slot.l1.price_exponent, "size_exponent": slot.l1.size_exponent,
+                    "streams": self.handed_streams(slot), "book": self.handed_book(slot)}
+        self.turn()
+        if row != NULL:
+            fh_state_hand_over(row, to_worker)
+        for index in range(CHANNEL_MAX):
+            stream = &slot.stream[index]
+            stream.floor, stream.floor_open = published(slot, index), 0
+            if stream.floor == UINT64_MAX:      # a book that nobody can go on from
+                stream.floor, stream.floor_open = 0, 1
+        self.turned(slot, True)
+        self.handovers[instrument_id] = handover
+        return handover
+
+    cdef dict handed_streams(self, fh_slot *slot):
+        """What is published of each stream, for the arbitration of who follows."""
+        cdef fh_stream *stream
+        cdef int index
+        found = {}
+        for index in range(CHANNEL_MAX):
+            stream = &slot.stream[index]
+            if stream.lines:
+                found[CHANNELS[index]] = {"sequence": stream.sequence, "seen": stream.seen, "ts_event_ns": stream.ts_ns,
+                                          "nth": stream.nth, "gap_before": bool(stream.gap_before)}
+        return found
+
+    cdef object handed_book(self, fh_slot *slot):
+        """The book as it is published; None where none is kept. Levels ascend in goodness, as (price, size) pairs of int64."""
+        cdef fh_book *book = &slot.book
+        if slot.book_state == BOOK_NONE:
+            return None
+        return {"last": slot.sequence, "state": (<char *>&slot.chain)[:sizeof(fh_chain)], "ts_event_ns": slot.book_ts_event_ns,
+                "depth": slot.depth, "seed": slot.seed, "live": slot.book_state == BOOK_LIVE, "gap": slot.l1.status == FH_GAP,
+                "foreign": bool(slot.foreign), "chained": bool(slot.chained), "touch": [slot.touch[i] for i in range(4)],
+                "bids": (<char *>book.bid.level)[:book.bid.count * sizeof(fh_level)],
+                "asks": (<char *>book.ask.level)[:book.ask.count * sizeof(fh_level)]}
+
+    def take_over(self, Venue venue not None, instrument_id, uint32_t from_worker, handover):
+        """Publish a private instrument from here on: MOVED_IN, then what is held behind the hand-over, in order.
+
+        handover: the answer of let_go(), or of handover.scan() where the owner died, or None: nothing is known of what it published.
+        Answers the book's state after it: "LIVE", "GAP" (it cannot go on exactly; NOTICE_GAP asks for a resync) or "NONE"."""
+        cdef fh_slot *slot = self.slot_at(instrument_id)
+        cdef int index
+        cdef uint64_t now = clock_now(CLOCK_REALTIME), source, position
+        cdef bint changed, own
+        if not has_lines(slot):
+            raise ValueError(f"instrument {instrument_id} has no stream here to take over")
+        if not slot.private:
+            return shown(slot)
+        known = handover or {}
+        old_price, old_size = known.get("price_exponent"), known.get("size_exponent")
+        if old_price is None:
+            old_price, old_size = venue.rows[slot.instrument].price_exponent, venue.rows[slot.instrument].size_exponent
+        source, position = known.get("worker", from_worker), known.get("position", 0)
+        changed = self.agree(venue, slot, old_price, old_size)
+        self.row_taken(venue, slot)
+        self.turned(slot, False)
+        self.handovers.pop(instrument_id, None)
+        book = known.get("book")
+        self.put_status(slot.instrument, FH_MOVED_IN, book is not None and book["last"] != 0, known.get("sequence", 0), source,
+                        position if source != self.worker else 0, 0, now)
+        if changed:
+            self.put_status(slot.instrument, FH_INSTRUMENT_CHANGED, 0, <uint64_t><int64_t>slot.l1.price_exponent,
+                            <uint64_t><int64_t>slot.l1.size_exponent, (old_price & 0xff) | (old_size & 0xff) << 8, 0, now)
+        for index in range(CHANNEL_MAX):
+            if slot.stream[index].lines and index != FH_CHANNEL_BOOK:
+                if "kinds" in known:
+                    self.stream_scanned(slot, index, known)
+                else:
+                    self.stream_over(slot, index, known)
+        slot.reset_due = changed
+        own = self.book_over(venue, slot, book, old_price - slot.l1.price_exponent, old_size - slot.l1.size_exponent)
+        self.replay(venue, slot, own)
+        for index in range(CHANNEL_MAX):
+            arrange(&slot.stream[index])
+        if slot.backed:
+            self.note_quote(slot, slot.stream[<int>FH_CHANNEL_QUOTE].sequence, 0)
+        self.touch_row(slot)
+        self.turn()
+        return shown(slot)
+
+    cdef bint agree(self, Venue venue, fh_slot *slot, int price_exponent, int size_exponent) except -1:
+        """Bring our exponents to the finer of them and these. True if these were not the finer ones: readers have to be told."""
+        cdef fh_instrument *row = &venue.rows[slot.instrument]
+        cdef int price = min(price_exponent, <int>row.price_exponent), size = min(size_exponent, <int>row.size_exponent)
+        if price != row.price_exponent or size != row.size_exponent:
+            if not self.rescale(slot, row.price_exponent - price, row.size_exponent - size):
+                raise ValueError(f"instrument {slot.instrument}: a value held here does not fit exponents {price} and {size}")
+            row.price_exponent = slot.l1.price_exponent = <int8_t>price
+            row.size_exponent = slot.l1.size_exponent = <int8_t>size
+            self.notice(slot, 0, NOTICE_EXPONENT)
+        return price != price_exponent or size != size_exponent
+
+    cdef void row_taken(self, Venue venue, fh_slot *slot) noexcept:
+        """The row becomes ours, with the last values its old owner left in it, at our exponents."""
+        cdef fh_state_row *row = self.row_of(slot)
+        cdef fh_state_l1 l1
+        cdef fh_instrument *listed = &venue.rows[slot.instrument]
+        if row == NULL:
+            return
+        if fh_state_read_l1(row, &l1) == FH_FEED_OK:
+            if not l1_rescale(&l1, l1.price_exponent - listed.price_exponent, l1.size_exponent - listed.size_exponent, True):
+                undefine(&l1)
+            l1.price_exponent, l1.size_exponent = listed.price_exponent, listed.size_exponent
+            l1.flags &= ~FH_STALE
+            slot.l1 = l1
+        fh_state_hand_over(row, self.worker)
+
+    cdef stream_over(self, fh_slot *slot, int index, dict handover):
+        """A stream stands where its old owner says; what we hold above that is to be published."""
+        cdef fh_stream *stream = &slot.stream[index]
+        cdef uint64_t floor = stream.floor
+        told = handover.get("streams", {}).get(CHANNELS[index])
+        stream.sequence = stream.seen = stream.ts_ns = stream.frame = 0
+        stream.nth = 0
+        if told is not None:
+            stream.sequence, stream.seen = told["sequence"], told["seen"]
+            stream.ts_ns, stream.nth, stream.gap_before = told["ts_event_ns"], told["nth"], told["gap_before"]
+        if (told is not None or not handover) and floor > published(slot, index):
+            self.stream_gap(slot, index)
+
+    cdef stream_scanned(self, fh_slot *slot, int index, dict handover):
+        """The same from what a dead owner left in its ring: trades by their ids, quotes by what the row says, the rest by time."""
+        cdef fh_stream *stream = &slot.stream[index]
+        cdef uint32_t kinds = stream.kinds or KINDS[index]
+        cdef uint64_t ts_ns = 0
+        cdef uint32_t nth = 0
+        told = [handover["kinds"][str(kind)] for kind in range(FH_STATUS) if kinds >> kind & 1 and str(kind) in handover["kinds"]]
+        if index == FH_CHANNEL_TRADE or index == FH_CHANNEL_AGG_TRADE:
+            stream.sequence = stream.seen = stream.frame = 0
+            for one in told:
+                if "id" in one and one["id"] > stream.told_id:
+                    stream.told_id, stream.told_seen, stream.gap_before = one["id"], one["seen"], one["gap_before"]
+            stream.watched = 1
+            if stream.told_id and stream.floor_id > stream.told_id + stream.floor_first:
+                self.stream_gap(slot, index)
+            return
+        sequence = handover["streams"].get("quote", {}).get("sequence")
+        if index == FH_CHANNEL_QUOTE and (sequence or stream.sequence):
+            stream.sequence, stream.frame, stream.seen = stream.sequence if sequence is None else sequence, 0, 1
+            return
+        for one in told:
+            if one["ts_event_ns"] > ts_ns:
+                ts_ns, nth = one["ts_event_ns"], 0
+            if one["ts_event_ns"] == ts_ns:
+                nth += one["nth"]
+        stream.ts_ns, stream.nth = ts_ns, nth
+        if not told and not stream.floor_first:     # nothing in the ring: at least what we let go of is older than that
+            stream.ts_ns, stream.nth = stream.floor, 0xffff
+
+    cdef void stream_gap(self, fh_slot *slot, int index):
+        """What was published before and what we hold do not meet."""
+        cdef fh_stream *stream = &slot.stream[index]
+        if index in (FH_CHANNEL_TRADE, FH_CHANNEL_AGG_TRADE, FH_CHANNEL_LIQUIDATION) and not stream.gap_before:
+            stream.gap_before = 1
+            stream.gaps += 1
+            self.put_status(slot.instrument, FH_GAP, index, 0, 0, 0, 0, clock_now(CLOCK_REALTIME))
+
+    cdef bint book_over(self, Venue venue, fh_slot *slot, book, int price_power, int size_power) except -1:
+        """The book stands where its old owner left it: with its levels, or with ours that follow silently up to there. Else ours is
+        published whole; without one it is a gap. True: what is held goes on from our own levels."""
+        cdef bint ours = slot.book_state == BOOK_LIVE, live = book is not None and book["live"]
+        cdef uint64_t last = book["last"] if live else 0, now = clock_now(CLOCK_REALTIME)
+        if slot.book_state == BOOK_NONE:
+            return False
+        slot.l1.status = FH_LIVE if live else FH_GAP if book is not None and book["gap"] else 0
+        if last and "bids" in book:
+            self.book_load(slot, book, price_power, size_power)
+            if slot.reset_due:
+                self.put_book(slot, 0, slot.book_session, now)
+                self.put_touch(slot, True, slot.book_session, now)
+            slot.reset_due = 0
+            return False
+        if last and (ours or slot.seed == SEED_WINDOW) and slot.changed <= last:
+            slot.book_state = BOOK_LIVE
+            slot.chain.last = max(slot.chain.last, last) if slot.seed == SEED_WINDOW else slot.chain.last
+            slot.silent_until, slot.quiet, slot.foreign = last, 1, slot.seed == SEED_REST
+            slot.touch_due = book["whole"] and not book["touch_told"]
+            slot.stream[<int>FH_CHANNEL_BOOK].watched = 1
+            for i in range(4):
+                slot.touch[i] = book["touch"][i]
+            scale(&slot.touch[0], price_power)
+            scale(&slot.touch[1], size_power)
+            scale(&slot.touch[2], price_power)
+            scale(&slot.touch[3], size_power)
+            if slot.sequence >= last:
+                self.silent_end(slot, slot.book_session, now)
+            return True
+        slot.reset_due = 0
+        if ours:
+            if last:        # ours is beyond it already
+                slot.stream[<int>FH_CHANNEL_BOOK].gaps += 1
+                self.put_status(slot.instrument, FH_GAP, FH_CHANNEL_BOOK, last + 1, slot.sequence, 0, slot.book_session, now)
+            self.advance(slot)
+            slot.book_state = BOOK_LIVE if live and not last else BOOK_WAITING
+            self.live(slot, slot.book_session, now, self.put_book(slot, 0, slot.book_session, now))
+            return True
+        self.fifo_drop(slot, FH_CHANNEL_BOOK)
+        if live or slot.l1.status == FH_GAP:
+            self.broken(slot, last + 1, 0, slot.book_session, now, True)
+        return False
+
+    cdef book_load(self, fh_slot *slot, dict book, int price_power, int size_power):
+        """The levels and the place in the chain of a hand-over."""
+        cdef bytes bids = book["bids"], asks = book["asks"], chain = book["state"]
+        cdef uint32_t room = slot.book.bid.max * sizeof(fh_level)
+        if len(bids) > room or len(asks) > room or len(chain) != sizeof(fh_chain):
+            raise ValueError(f"instrument {slot.instrument}: a hand-over of {len(bids)} and {len(asks)} bytes of levels does not fit "
+                             f"a book of {slot.book.bid.max}: give all workers the same number of levels")
+        fh_book_clear(&slot.book)
+        memcpy(slot.book.bid.level, <char *>bids, len(bids))
+        memcpy(slot.book.ask.level, <char *>asks, len(asks))
+        memcpy(&slot.chain, <char *>chain, sizeof(fh_chain))
+        slot.book.bid.count, slot.book.ask.count = len(bids) // sizeof(fh_level), len(asks) // sizeof(fh_level)
+        if not fh_book_rescale(&slot.book, price_power, size_power):
+            raise ValueError(f"instrument {slot.instrument}: a handed-over level does not fit our exponents")
+        slot.sequence, slot.book_ts_event_ns, slot.foreign = book["last"], book["ts_event_ns"], book["foreign"]
+        slot.depth, slot.chained = book["depth"], book["chained"]
+        slot.book_state = BOOK_LIVE
+        for i in range(4):
+            slot.touch[i] = book["touch"][i]
+            scale(&slot.touch[i], size_power if i & 1 else price_power)
+        slot.book_dirty = 1
+        self.notice(slot, FH_CHANNEL_BOOK, NOTICE_LIVE)
+
+    cdef void advance(self, fh_slot *slot) noexcept:
+        """Bring a private book to the newest of what is held, without records."""
+        cdef uint32_t left = slot.fifo.count, index
+        cdef fh_queue kept
+        kept.first = kept.last = kept.count = 0
+        while left:
+            left -= 1
+            index = self.pop(&slot.fifo)
+            if self.pending[index].event.kind != FH_LEVEL:
+                append(self.pending, &kept, index)
+                continue
+            append(self.pending, &slot.fifo, index)     # evict() takes the first: bring it there
+            while slot.fifo.first != index:
+                append(self.pending, &slot.fifo, self.pop(&slot.fifo))
+            self.evict(slot, False)
+        slot.fifo = kept
+
+    cdef void replay(self, Venue venue, fh_slot *slot, bint own) noexcept:
+        """Publish what was held in private and is not published yet, in the order of its arrival."""
+        cdef uint64_t frame = self.frame_count
+        cdef uint32_t index
+        cdef fh_event *event
+        cdef fh_stream *stream
+        cdef bint fresh = False
+        while slot.fifo.count:
+            index = self.pop(&slot.fifo)
+            self.unage(index)
+            event = &self.pending[index].event
+            stream = &slot.stream[event.channel]
+            if event.kind == FH_LEVEL:
+                self.replay_book(venue, slot, index, own)
+            elif event.sequence:
+                self.frame_count = self.pending[index].frame
+                fresh = self.arrived(stream, event) and not told(stream, event)
+                self.frame_count = frame
+            elif stream.sequence == 0:
+                fresh = event.ts_event_ns and timed_ahead(stream, self.pending[index].session, event.ts_event_ns, self.pending[index].nth)
+            if event.kind != FH_LEVEL and fresh:
+                self.pass_on(slot, stream, event, self.pending[index].session, self.pending[index].ts_recv_ns)
+            elif event.kind != FH_LEVEL and event.ts_event_ns >= slot.l1.ts_event_ns:
+                remember(slot, event)       # the row may be a batch behind what a dead owner published
+            self.give(index)
+
+    cdef void replay_book(self, Venue venue, fh_slot *slot, uint32_t index, bint own) noexcept:
+        """A book message that was held: behind our own levels by its number alone, for it is chained already; else by the chain."""
+        cdef fh_pending *held = &self.pending[index]
+        cdef fh_chain chain = slot.chain
+        cdef uint64_t last = held.event.body.book.last
+        cdef int verdict = FH_VERDICT_APPLY if last > slot.sequence else FH_VERDICT_OLD
+        if slot.book_state != BOOK_LIVE:
+            return
+        if not own and not held.event.body.book.window:
+            if last and last <= slot.chain.last:
+                return          # the old owner had it: nothing for the chain to count, however many there are
+            verdict = venue.chain(&chain, &held.event)
+            slot.chain = chain
+        if verdict == FH_VERDICT_APPLY and held.event.body.book.window:
+            self.book_whole(venue, slot, &held.event, self.recall(index), held.session, held.ts_recv_ns)
+        elif verdict == FH_VERDICT_APPLY:
+            self.book_change(venue, slot, &held.event, self.recall(index), held.session, held.ts_recv_ns)
+        elif verdict != FH_VERDICT_OLD:
+            self.broken(slot, slot.sequence, held.event.body.book.prev if held.event.body.book.has_prev
+                        else held.event.body.book.first, held.session, held.ts_recv_ns, True)
 
     def notices(self):
         """What happened since the last call: (instrument, channel index, NOTICE_*, a, b), an instrument's in order."""
@@ -1194,6 +2259,22 @@ cdef class Publisher:
         self.notice_count = 0
         return found
 
+    def load(self, instrument_id, channel):
+        """(records published of a stream so far, (messages within 10 ms, 100 ms and 1 s, 99th percentile over the messages)).
+
+        Within 25 %. What was counted before weighs half as much after each call."""
+        cdef fh_stream *stream = &self.slot_at(instrument_id).stream[channel_index(channel)]
+        cdef int i, bucket
+        if stream.load == NULL:
+            return 0, (0, 0, 0)
+        loaded(stream.load, clock_now(CLOCK_REALTIME), 0)
+        found = []
+        for i in range(3):
+            found.append(percentile_99(stream.load.bucket[i]))
+            for bucket in range(LOAD_BUCKETS):
+                stream.load.bucket[i][bucket] -= stream.load.bucket[i][bucket] // 2
+        return stream.records, tuple(found)
+
     def stream_stats(self, instrument_id, channel):
         """(receive time of the last message, messages, gaps, state) of a stream."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
@@ -1212,7 +2293,7 @@ cdef class Publisher:
         return {"state": STATE_NAMES[slot.book_state], "snapshots": stats.snapshots, "updates": stats.updates,
                 "stale": stats.stale, "dropped": stats.dropped, "gaps": stats.gaps, "crossed": stats.crossed,
                 "checksum_ok": stats.checksum_ok, "checksum_bad": stats.checksum_bad,
-                "levels": [slot.book.bid.count, slot.book.ask.count], "held": slot.pending_count}
+                "levels": [slot.book.bid.count, slot.book.ask.count], "held": book_held(slot)}
 
     def book_touch(self, instrument_id):
         """(venue's id, bid price, bid size, ask price, ask size) of a live book; None of another."""
@@ -1246,30 +2327,224 @@ cdef class Publisher:
 
 # -- straight-line helpers -----------------------------------------------------------------------------------
 
-cdef inline void line_seen(fh_stream *stream, uint16_t session) noexcept nogil:
-    """Remember that a session carries the stream; the latest first. More than LINE_MAX: the oldest is forgotten."""
-    cdef int i, at = stream.session_count
-    for i in range(stream.session_count):
-        if stream.session[i] == session:
-            at = i
-    if at == stream.session_count:
-        if stream.session_count < LINE_MAX:
-            stream.session_count += 1
-        else:
-            at = LINE_MAX - 1
-    while at > 0:
-        stream.session[at] = stream.session[at - 1]
-        at -= 1
-    stream.session[0] = session
+cdef inline void paced(fh_stream *stream, uint16_t session, uint64_t ts_ns) noexcept nogil:
+    """Note the time of a published event without a number: its place is that time, and how many of it came."""
+    stream.feeder = <uint32_t>session + 1
+    if ts_ns > stream.ts_ns:
+        stream.ts_ns, stream.nth = ts_ns, 1
+    elif ts_ns == stream.ts_ns:
+        stream.nth += 1
 
 
-cdef void line_lost(fh_stream *stream, uint16_t session) noexcept nogil:
-    cdef int i, kept = 0
-    for i in range(stream.session_count):
-        if stream.session[i] != session:
-            stream.session[kept] = stream.session[i]
-            kept += 1
-    stream.session_count = kept
+cdef inline int load_bucket(uint32_t count) noexcept nogil:
+    """Bucket of a number of messages: by its power of two and its next two bits."""
+    cdef int power = 31 - __builtin_clz(count | 1)
+    return min(4 * power + <int>((count << 2 >> power) & 3), LOAD_BUCKETS - 1)
+
+
+cdef inline void close_window(fh_load *load, int i) noexcept nogil:
+    load.bucket[i][load_bucket(load.count[i])] += load.count[i]
+    if i < 2:
+        load.count[i + 1] += load.count[i]
+    load.count[i] = 0
+
+
+cdef inline void loaded(fh_load *load, uint64_t ts_recv_ns, uint32_t messages) noexcept nogil:
+    """Count messages into the window of 10 ms that is now; what is over is closed, and counts in the longer one around it."""
+    cdef uint64_t window = ts_recv_ns // LOAD_WINDOW_NS
+    if window != load.window:
+        close_window(load, 0)
+        if window // 10 != load.window // 10:
+            close_window(load, 1)
+            if window // 100 != load.window // 100:
+                close_window(load, 2)
+        load.window = window
+    load.count[0] += messages
+
+
+cdef uint64_t percentile_99(const uint32_t *bucket) noexcept nogil:
+    """The number of messages that 99 in 100 messages had at most in their window: upper edge of its bucket."""
+    cdef uint64_t total = 0, below = 0
+    cdef int i, power
+    for i in range(LOAD_BUCKETS):
+        total += bucket[i]
+    for i in range(LOAD_BUCKETS):
+        below += bucket[i]
+        if below and 100 * below >= 99 * total:
+            power = i >> 2
+            return ((<uint64_t>5 + (i & 3)) << power >> 2) - (power >= 2) if power else 1
+    return 0
+
+
+cdef fh_line *line_of(fh_stream *stream, uint16_t session) noexcept nogil:
+    cdef int i
+    for i in range(stream.line_count):
+        if stream.line[i].session == session:
+            return &stream.line[i]
+    return NULL
+
+
+cdef int met_count(fh_stream *stream) noexcept nogil:
+    cdef int i, count = 0
+    for i in range(stream.line_count):
+        count += stream.line[i].state == LINE_MET
+    return count
+
+
+cdef int active_count(fh_stream *stream) noexcept nogil:
+    """Lines that were not dropped."""
+    cdef int i, count = 0
+    for i in range(stream.line_count):
+        count += stream.line[i].state != LINE_DROPPED
+    return count
+
+
+cdef bint unstuck(fh_stream *stream, const fh_line *but) noexcept nogil:
+    """Whether another line has met the book and waits for nothing: it may still bring what this one misses."""
+    cdef int i
+    for i in range(stream.line_count):
+        if &stream.line[i] != but and stream.line[i].state == LINE_MET and stream.line[i].held.count == 0:
+            return True
+    return False
+
+
+cdef void arrange(fh_stream *stream) noexcept nogil:
+    """Whether one line feeds the stream and nobody else counts, and it is not behind: its events go the short way then. A line
+    that was alone stands where the stream stands."""
+    cdef fh_line *line = &stream.line[0]
+    cdef uint32_t usual = 0
+    cdef int i
+    for i in range(stream.line_count):
+        if stream.usual == <uint32_t>stream.line[i].session + 1:
+            stream.line[i].ts_ns, stream.line[i].nth, stream.line[i].exact = stream.ts_ns, stream.nth, 1
+            stream.line[i].fate = FATE_PUBLISH
+        if stream.line[i].state != LINE_DROPPED:
+            line = &stream.line[i]
+    if active_count(stream) == 1 and line.state == LINE_MET and line.held.count == 0 and not stream.watched and not (
+            stream.sequence == 0 and (line.ts_ns < stream.ts_ns or (line.ts_ns == stream.ts_ns and line.nth < stream.nth))):
+        usual = <uint32_t>line.session + 1
+    stream.usual = usual
+
+
+cdef inline int timed_ahead(fh_stream *stream, uint16_t session, uint64_t ts_ns, uint32_t nth) noexcept nogil:
+    """FATE_PUBLISH where the nth event of this time is not published yet; it is from now on."""
+    if ts_ns < stream.ts_ns or (ts_ns == stream.ts_ns and nth <= stream.nth):
+        return FATE_DUPLICATE
+    stream.ts_ns, stream.nth, stream.feeder = ts_ns, nth, <uint32_t>session + 1
+    return FATE_PUBLISH
+
+
+cdef int timed_fate(fh_stream *stream, fh_line *line, uint64_t ts_ns) noexcept nogil:
+    """What becomes of an event without a number: its place is its time, and the how-manieth of that time it is on its line.
+
+    A line that begins inside a time cannot count its events until the next one; it has met the stream once that time is over.
+    Without a time one line alone feeds the stream. A time that goes back is believed of the line that fed it last."""
+    cdef bint feeds = stream.feeder == 0 or stream.feeder == <uint32_t>line.session + 1
+    if ts_ns == 0:
+        line.state = LINE_MET
+        if feeds:
+            stream.feeder = <uint32_t>line.session + 1
+        return FATE_PUBLISH if feeds else FATE_DUPLICATE
+    if ts_ns < line.ts_ns:
+        return FATE_PUBLISH if feeds and line.state == LINE_MET else FATE_DUPLICATE
+    if ts_ns == line.ts_ns:
+        line.nth += 1
+    else:
+        line.exact |= line.first != 0
+        line.ts_ns, line.nth = ts_ns, 1
+    if line.first == 0:
+        line.first, line.timed = ts_ns + 1, 1
+    if line.state == LINE_JOINING and line.first <= stream.ts_ns:
+        line.state = LINE_MET
+    if not line.exact:
+        return FATE_DUPLICATE
+    return timed_ahead(stream, line.session, ts_ns, line.nth) if line.state == LINE_MET else FATE_HOLD
+
+
+cdef inline bint chains(const fh_event *event) noexcept nogil:
+    """Whether a message is a numbered change, which the venue's chain puts in its place."""
+    return event.kind == FH_LEVEL and event.body.book.last != 0 and not event.body.book.window and not event.flags & FH_SNAPSHOT
+
+
+cdef inline bint reached(const fh_slot *slot, const fh_stream *stream, const fh_line *line) noexcept nogil:
+    """Whether what a joining line brought first is published by now."""
+    cdef uint64_t published = stream.ts_ns if line.timed else stream.sequence
+    if stream == &slot.stream[<int>FH_CHANNEL_BOOK] and not line.timed:
+        published = slot.chain.last
+    return line.first != 0 and line.first <= published
+
+
+cdef bint same_book(const fh_book *book, const fh_change *changes, uint32_t count) noexcept nogil:
+    """Whether a snapshot, best first, holds exactly these levels."""
+    cdef uint32_t bids = book.bid.count, i
+    cdef const fh_level *level
+    if count != bids + book.ask.count:
+        return False
+    for i in range(count):
+        level = &book.bid.level[bids - 1 - i] if i < bids else &book.ask.level[count - 1 - i]
+        if changes[i].side != (FH_BID if i < bids else FH_ASK) or changes[i].price != level.price or changes[i].size != level.size:
+            return False
+    return True
+
+
+cdef inline void append(fh_pending *pending, fh_queue *queue, uint32_t index) noexcept nogil:
+    if queue.count:
+        pending[queue.last].next = index
+    else:
+        queue.first = index
+    queue.last = index
+    queue.count += 1
+
+
+cdef uint64_t published(const fh_slot *slot, int index) noexcept nogil:
+    """How far a stream is published: by sequence, else by time. Of a book that nobody can go on from, all there is."""
+    cdef const fh_stream *stream = &slot.stream[index]
+    if index != FH_CHANNEL_BOOK:
+        return stream.sequence or stream.ts_ns
+    return slot.sequence if slot.book_state == BOOK_LIVE and slot.sequence else UINT64_MAX
+
+
+cdef str shown(const fh_slot *slot):
+    """State of a book after a hand-over."""
+    return "LIVE" if slot.book_state == BOOK_LIVE else "NONE" if slot.book_state == BOOK_NONE else "GAP"
+
+
+cdef inline uint64_t number_of(const fh_event *event) noexcept nogil:
+    """What a private event is numbered by: its sequence, else its time."""
+    return event.body.book.last if event.kind == FH_LEVEL and event.body.book.last else event.sequence or event.ts_event_ns
+
+
+cdef inline void raise_floor(fh_stream *stream, const fh_event *event) noexcept nogil:
+    stream.floor = max(stream.floor, number_of(event))
+    stream.floor_first = 0
+    if event.kind == FH_TRADE:
+        stream.floor_id = max(stream.floor_id, <uint64_t>event.body.word[2])
+
+
+cdef inline int kind_of(const fh_event *event) noexcept nogil:
+    """The kind of an event's record; an aggregated trade, which is a stream of its own at some venues, as KIND_AGGREGATE."""
+    return KIND_AGGREGATE if event.kind == FH_TRADE and event.body.word[3] >> 8 & 0xff else event.kind
+
+
+cdef inline bint told(fh_stream *stream, const fh_event *event) noexcept nogil:
+    """Whether a dead owner published this trade. Once we are past what it published, nobody asks any more."""
+    cdef uint64_t identity = <uint64_t>event.body.word[2]
+    if stream.told_id == 0 or event.kind != FH_TRADE:
+        return False
+    if identity > stream.told_id:
+        stream.told_id = stream.watched = 0
+        return False
+    return stream.told_id - identity >= SEEN_BITS or stream.told_seen >> (stream.told_id - identity) & 1
+
+
+cdef uint32_t book_held(const fh_slot *slot) noexcept nogil:
+    """Messages that the lines of a book hold."""
+    cdef const fh_stream *stream = &slot.stream[<int>FH_CHANNEL_BOOK]
+    cdef uint32_t count = 0
+    cdef int i
+    for i in range(stream.line_count):
+        count += stream.line[i].held.count
+    return count
 
 
 cdef bint has_lines(fh_slot *slot) noexcept nogil:
@@ -1278,6 +2553,13 @@ cdef bint has_lines(fh_slot *slot) noexcept nogil:
         if slot.stream[index].lines:
             return True
     return False
+
+
+cdef inline void lag_seen(fh_session_row *row, int64_t lag_ns) noexcept nogil:
+    """One event of a session that came so late. Kinds whose event time is when a period began are not asked."""
+    row.lag_sum_ns += lag_ns
+    row.lag_count += 1
+    row.lag_min_ns = min(row.lag_min_ns, lag_ns)
 
 
 cdef inline void count_flags(fh_counters *counters, uint8_t flags) noexcept nogil:
@@ -1305,7 +2587,8 @@ cdef inline void remember(fh_slot *slot, const fh_event *event) noexcept nogil:
         if slot.book_state == BOOK_NONE:
             l1.bid_price, l1.bid_size, l1.ask_price, l1.ask_size = word[0], word[1], word[2], word[3]
             l1.sequence = event.sequence
-            l1.flags &= ~FH_STALE
+            if not slot.late:
+                l1.flags &= ~FH_STALE
     elif event.kind == FH_TRADE:
         l1.trade_price, l1.trade_size, l1.trade_id = word[0], word[1], <uint64_t>word[2]
         l1.trade_aggressor = <uint8_t>(word[3] & 0xff)
@@ -1335,25 +2618,59 @@ cdef void collect_deleted(Publisher self, uint8_t side, int64_t price) noexcept 
     collect(self, side, &change)
 
 
-cdef void recall(Publisher self, fh_slot *slot, fh_event *event) noexcept nogil:
-    """Bring the first held-back message and its changes to the front of the batch, ready to apply."""
-    cdef fh_pending *held = &self.pending[slot.pending_first]
-    cdef uint32_t left = held.event.body.book.change_count, at = 0, run = held.run, count
-    event[0] = held.event
-    event.body.book.change_begin = 0
-    while left:
-        count = min(left, <uint32_t>RUN_SIZE)
-        memcpy(&self.batch.changes[at], self.runs[run].change, count * sizeof(fh_change))
-        run = self.runs[run].next
-        at += count
-        left -= count
+cdef bint l1_rescale(fh_state_l1 *l1, int price_power, int size_power, bint apply) noexcept nogil:
+    """Bring last values to new exponents. Without apply only: whether they fit."""
+    cdef int64_t *prices[7]
+    cdef int64_t *sizes[6]
+    cdef int i
+    prices[0], prices[1], prices[2], prices[3] = &l1.bid_price, &l1.ask_price, &l1.quote_bid_price, &l1.quote_ask_price
+    prices[4], prices[5], prices[6] = &l1.trade_price, &l1.mark_price, &l1.index_price
+    sizes[0], sizes[1], sizes[2], sizes[3] = &l1.bid_size, &l1.ask_size, &l1.quote_bid_size, &l1.quote_ask_size
+    sizes[4], sizes[5] = &l1.trade_size, &l1.open_interest
+    for i in range(7):
+        if not fits(prices[i][0], price_power):
+            return False
+    for i in range(6):
+        if not fits(sizes[i][0], size_power):
+            return False
+    for i in range(7 if apply else 0):
+        scale(prices[i], price_power)
+    for i in range(6 if apply else 0):
+        scale(sizes[i], size_power)
+    return True
 
 
-cdef bint pending_rescale(Publisher self, fh_slot *slot, int price_power, int size_power) noexcept nogil:
-    """Bring held-back changes to new exponents. False at the first that does not fit: they are to be dropped."""
-    cdef uint32_t index = slot.pending_first, run, left, i
+cdef bint plain_rescale(fh_event *event, int price_power, int size_power) noexcept nogil:
+    """Bring the mantissas of an event to new exponents. False if one does not fit; the event is of no use then."""
+    cdef uint32_t prices = 0, sizes = 0     # words that are one or the other
+    cdef int i
+    if event.kind == FH_TRADE or event.kind == FH_LIQUIDATION:
+        prices, sizes = 1, 2
+    elif event.kind == FH_QUOTE:
+        prices, sizes = 5, 10
+    elif event.kind == FH_MARK or event.kind == FH_INDEX:
+        prices = 1
+    elif event.kind == FH_OPEN_INTEREST:
+        prices, sizes = 2, 1
+    elif event.kind == FH_CANDLE or event.kind == FH_TICKER:
+        prices, sizes = 15, 16
+    for i in range(5):
+        if (prices >> i & 1 and not fits(event.body.word[i], price_power)) or (sizes >> i & 1 and not fits(event.body.word[i], size_power)):
+            return False
+        scale(&event.body.word[i], price_power if prices >> i & 1 else size_power if sizes >> i & 1 else 0)
+    return True
+
+
+cdef bint queue_rescale(Publisher self, const fh_queue *queue, int price_power, int size_power) noexcept nogil:
+    """The same of all events of a queue and their changes. False at the first that does not fit: they are to be dropped."""
+    cdef uint32_t index = queue.first, run, left, i, n
     cdef fh_change *change
-    while index != NONE:
+    for n in range(queue.count):
+        if self.pending[index].event.kind != FH_LEVEL:
+            if not plain_rescale(&self.pending[index].event, price_power, size_power):
+                return False
+            index = self.pending[index].next
+            continue
         run, left = self.pending[index].run, self.pending[index].event.body.book.change_count
         while left:
             for i in range(min(left, <uint32_t>RUN_SIZE)):
@@ -1365,6 +2682,18 @@ cdef bint pending_rescale(Publisher self, fh_slot *slot, int price_power, int si
             left -= min(left, <uint32_t>RUN_SIZE)
             run = self.runs[run].next
         index = self.pending[index].next
+    return True
+
+
+cdef bint held_rescale(Publisher self, fh_slot *slot, int price_power, int size_power) noexcept nogil:
+    """The same of all that is held for an instrument."""
+    cdef int channel, i
+    if not queue_rescale(self, &slot.fifo, price_power, size_power):
+        return False
+    for channel in range(CHANNEL_MAX):
+        for i in range(slot.stream[channel].line_count):
+            if not queue_rescale(self, &slot.stream[channel].line[i].held, price_power, size_power):
+                return False
     return True
 
 
