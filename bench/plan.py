@@ -1,8 +1,10 @@
-"""Plan: time from nothing to a placement, and its peak worker against the lower bound; beside a solver where one is installed.
+"""Plan: time from nothing to a placement, and from that to one with a worker drained; its peak worker against the lower
+bound; beside a solver where one is installed.
 
 Rates are lognormal over instruments (the heaviest bring a hundred times the median), three channels each, as the recordings
 show them. Every plan is checked: no limit is broken, and planning the planned placement again moves nothing.
 """
+import dataclasses
 import random
 import statistics
 import time
@@ -27,24 +29,33 @@ def run(quick=False):
 
 def _case(count, workers, connections, repeats):
     streams, loads, profiles, settings = universe(count, workers, connections)
-    times, cpu = [], []
-    for _ in range(repeats):
-        begin, cpu_begin = time.perf_counter(), time.thread_time()
-        found = plan.plan(streams, profiles, loads, plan.EMPTY, settings)
-        times.append((time.perf_counter() - begin) * 1e3)
-        cpu.append((time.thread_time() - cpu_begin) * 1e3)
-    problems = plan.over(found.placement, profiles, settings)
-    begin = time.perf_counter()
-    again = plan.plan(streams, profiles, loads, found.placement, settings)
-    again_ms = (time.perf_counter() - begin) * 1e3
+    found, times, cpu_ms = _timed(repeats, lambda: plan.plan(streams, profiles, loads, plan.EMPTY, settings))
+    again, again_times, _ = _timed(repeats, lambda: plan.plan(streams, profiles, loads, found.placement, settings))
+    drained = dataclasses.replace(settings, drained=(0,))
+    after, after_times, after_cpu_ms = _timed(repeats, lambda: plan.plan(streams, profiles, loads, found.placement, drained))
+    problems = plan.over(found.placement, profiles, settings) + plan.over(after.placement, profiles, drained)
     if problems or again.moves:
         raise AssertionError(f"{count} streams: {problems[:3]}, {len(again.moves)} moves after the plan")
     ratio, target = _peak(found.placement, loads, workers), count == 10_000
     what = f"plan {count:,} streams, {workers} workers"
     ours = statistics.median(times)
     return [common.Row(what, "ms", ours, spread=common.spread(times), target="≤100 ms" if target else "", met=ours <= 100 if target else None,
-                       note=f"{len(found.placement.connections)} connections; {statistics.median(cpu):.1f} ms of CPU; again, moving nothing: {again_ms:.1f} ms"),
+                       note=f"{len(found.placement.connections)} connections; {cpu_ms:.1f} ms of CPU; again, moving nothing: "
+                            f"{statistics.median(again_times):.1f} ms ({common.spread(again_times)})"),
+            common.Row(f"{what}: one drained", "ms", statistics.median(after_times), spread=common.spread(after_times),
+                       note=f"{len(after.moves):,} moves; {after_cpu_ms:.1f} ms of CPU"),
             common.Row(f"{what}: peak worker", "of the bound", ratio, target="≤1.02" if target else "", met=ratio <= 1.02 if target else None)]
+
+
+def _timed(repeats, make):
+    """(what it made last, times in ms, median CPU time in ms)."""
+    times, cpu = [], []
+    for _ in range(repeats):
+        begin, cpu_begin = time.perf_counter(), time.thread_time()
+        found = make()
+        times.append((time.perf_counter() - begin) * 1e3)
+        cpu.append((time.thread_time() - cpu_begin) * 1e3)
+    return found, times, statistics.median(cpu)
 
 
 def universe(count, workers, connections):

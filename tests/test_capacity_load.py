@@ -158,9 +158,9 @@ def test_a_worker_s_answers_become_rates_and_bytes_and_a_new_process_begins_anew
     streams = {id: control.StreamPlan(id, 0, "e", f"w{id}", "S", "trade") for id in (1, 2)}
     homes = {id: ("v", 0, 7) for id in streams}
 
-    def answer(pid, at, counts, frames, size):
+    def answer(pid, at, counts, frames, size, throttled=()):
         states = [control.StreamState(id, "LIVE", messages=count) for id, count in zip((1, 2, 99), (*counts, 5))]
-        learner.heard(0, pid, states, [{"connection": 7, "frames": frames, "bytes": size, "records": 0}], streams, homes, at)
+        learner.heard(0, pid, states, [{"connection": 7, "frames": frames, "bytes": size, "records": 0}], streams, homes, throttled, at)
     answer(1, 0.0, (100, 1000), 1100, 110_000)
     assert loads.entries == {}, "one answer is no rate"
     answer(1, 5.0, (200, 1400), 1600, 210_000)          # 500 frames of 200 bytes
@@ -168,6 +168,31 @@ def test_a_worker_s_answers_become_rates_and_bytes_and_a_new_process_begins_anew
     answer(2, 10.0, (0, 0), 0, 0)
     answer(2, 15.0, (50, 0), 50, 0)
     assert loads.entries["v", "e", "w1"].seconds == 10 and loads.entries["v", "e", "w2"].messages_per_s == pytest.approx(40)
+    answer(2, 20.0, (51, 1), 52, 5000, throttled={7})
+    assert loads.entries["v", "e", "w1"].seconds == 10, "what a venue holds back is no measure of what the stream is"
+
+
+def test_records_and_bursts_are_learned_and_two_lines_of_a_stream_are_one_load():
+    loads = Loads()
+    learner = learning.Learner(loads, spin=True)
+    streams = {id: control.StreamPlan(id, 0, "e", "w", "S", "book") for id in (1, 2)}
+    homes = {1: ("v", 0, 7), 2: ("v", 0, 8)}
+    for at, messages, records in ((0.0, 1000, 5000), (10.0, 3000, 15_000)):      # both lines bring each message
+        states = [control.StreamState(id, "LIVE", messages=messages, records=records, bursts=(3.0, 9.0, 150.0)) for id in (1, 2)]
+        sessions = [{"connection": id, "frames": messages // 2, "bytes": 100 * messages} for id in (7, 8)]
+        learner.heard(0, 1, states, sessions, streams, homes, (), at)
+    (found,) = loads.entries.values()
+    assert (found.messages_per_s, found.records_per_s, found.bytes_per_s, found.bursts) == (100, 1000, 20_000, (3.0, 9.0, 150.0))
+    assert found.seconds == 10, "measured once, not once a line"
+
+
+def test_counters_that_begin_anew_make_no_rate():
+    loads = Loads()
+    learner = learning.Learner(loads, spin=True)
+    streams, homes = {1: control.StreamPlan(1, 0, "e", "w", "S", "book")}, {1: ("v", 0, 7)}
+    for at, messages in ((0.0, 1 << 62), (5.0, 10), (10.0, 60)):
+        learner.heard(0, 1, [control.StreamState(1, "LIVE", messages=messages)], [], streams, homes, (), at)
+    assert loads.entries["v", "e", "w"].messages_per_s == 10 and loads.entries["v", "e", "w"].seconds == 5
 
 
 # -- profiles --------------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """A plan never breaks a limit, in no state on the way either; it is level, stable, and moves only what pays."""
 import collections
+import dataclasses
 import fnmatch
+import functools
 import itertools
 import random
+import re
 
 import numpy
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedhandler.capacity import headroom, load, order, plan
+from feedhandler.capacity.limits import Fill, Rules, addresses, item_of
 from feedhandler.capacity.profile import Profile
 from feedhandler.capacity.plan import EMPTY, STANDBY, Placement, PlanError, Settings, Wanted, lower_bound
 
@@ -116,6 +120,8 @@ def test_no_state_on_the_way_from_any_plan_to_any_other_breaks_a_limit(first, th
             assert {stream.line for stream in connection.streams} == {connection.line}, "lines A and B never share a connection"
             assert all(placed.workers[stream.instrument] == connection.worker < count for stream in connection.streams), "an instrument has one worker"
         assert replay(before, found.moves, typed, books, chars) == where(placed)
+        assert all(re.search(r"\d", move.reason) for move in found.moves if move.kind == order.MOVE), "a move says why, with figures"
+        assert all(move.reason for move in found.moves)
         assert plan.plan(list(wanted), profiles, loads, before, rule).placement == placed, "deterministic"
         again = plan.plan(wanted, profiles, loads, placed, rule)
         assert again.moves == [] and where(again.placement) == where(placed), "a planned placement stays"
@@ -130,10 +136,89 @@ def test_a_full_address_swaps_streams_with_a_hole_that_the_reason_names_and_with
         items = {stream.key: plan.item_of(stream, swapped[0].rules, plan.NoLoad) for stream in (want("a", 0), want("b", 1))}
         swapped[0].add(items[want("b", 1).key])
         swapped[1].add(items[want("a", 0).key])
-        moves = order.moves(before, swapped, items, {("v", "e"): swapped[0].rules}, {})
+        moves = order.moves(before, swapped, items, {("v", "e"): swapped[0].rules}, addresses(profiles, Settings()), {})
         assert sum(move.kind == order.DROP for move in moves) == holes == sum(move.kind == order.ADD for move in moves)
         assert any("dropped until there is room" in move.reason or "temporary connection" in move.reason for move in moves)
         assert replay(before, moves, profiles["v", "e"], 9, 99) == {want("a", 0).key: 2, want("b", 1).key: 1}
+
+
+def fewest(items, rules):
+    """Fewest connections that hold items (limits.Item), by trying all ways."""
+    fills, best = [], len(items)
+
+    def go(at):
+        nonlocal best
+        if at == len(items) or len(fills) >= best:
+            best = min(best, len(fills))
+            return
+        for fill in [*fills, Fill(0, 0, items[at].place, rules)]:
+            if fill.takes(items[at]):
+                fresh = not fill.items
+                fills.extend([fill] * fresh)
+                fill.add(items[at])
+                go(at + 1)
+                fill.remove(items[at])
+                del fills[len(fills) - fresh:]
+    go(0)
+    return best
+
+
+def possible(wanted, profiles, rule):
+    """Whether any placement at all keeps every hard limit, by trying all instruments on all workers."""
+    rules, places = Rules(profiles["v", "e"]), addresses(profiles, rule)
+    groups = collections.defaultdict(list)       # (unit, place) → items
+    for stream in wanted:
+        item = item_of(stream, rules, plan.NoLoad)
+        groups[item.unit, item.place].append(item)
+    units = sorted({unit for unit, _ in groups})
+    connections = functools.cache(lambda mine, place: fewest([item for unit in mine for item in groups.get((unit, place), ())], rules))
+    for homes in itertools.product([worker for worker in range(rule.workers) if worker not in rule.drained], repeat=len(units)):
+        home = dict(zip(units, homes))
+        held = [tuple(unit for unit in units if home[unit] == worker) for worker in set(homes)]
+        if any(home.get(~unit) == home[unit] for unit in units) or any(
+                sum(len(items) for (unit, _), items in groups.items() if unit in mine) > rule.streams_per_worker for mine in held):
+            continue
+        used = collections.Counter()
+        for mine, place in itertools.product(held, {place for _, place in groups}):
+            used[places[place]] += connections(mine, place)
+        if all(count <= address.connections for address, count in used.items()):
+            return True
+    return False
+
+
+def tight(seed):
+    """(wanted, profiles, loads, settings) of a few streams under limits that just hold them, or do not."""
+    rnd = random.Random(seed)
+    sub = {"max_per_conn": rnd.randint(2, 5), "soft_by_channel": {"book*": rnd.randint(1, 3)}, "weight_by_channel": {"trade*": 2},
+           "exclusive": [["book-*", "book50-*"]], "max_args_chars_per_conn": rnd.choice([14, 20, 30, 200])}
+    sub = {key: value for key, value in sub.items() if rnd.random() < 0.6}
+    document = {"venue": "v", "endpoint": "e", "conn": {"max_open": rnd.choice([2, 3, 4, 5, 6, 8])}, "sub": sub, "lifetime": {"max_s": rnd.choice([None, 86400])}}
+    rows = sorted({(rnd.randint(0, 3), rnd.choice(["book", "book50", "trade", "quote"])) for _ in range(rnd.randint(2, 6))})
+    lines, workers = rnd.choice([(0,), (0, 1), (0, STANDBY)]), rnd.randint(1, 3)
+    wanted = [want(f"{channel}-{i}", i, line) for i, channel in rows for line in lines]
+    rule = Settings(workers=workers, streams_per_worker=rnd.choice([2, 3, 4, 6, 100]), sources_b=rnd.choice([(), ("v",)]), messages_per_s=rnd.choice([500, 20_000]),
+                    drained=(0,) if workers > 1 and rnd.random() < 0.15 else ())
+    return wanted, {("v", "e"): Profile.read(document)}, learned({s.wire: int(rnd.lognormvariate(4, 2)) for s in wanted}, rnd.choice([1000, 1_000_000])), rule
+
+
+def test_a_plan_is_refused_only_where_no_placement_at_all_keeps_the_limits():
+    """Longest first alone refuses a thirtieth of the cases that have one. Each plan stays when planned again, and says why it moves what it moves."""
+    counts = collections.Counter()
+    for seed in range(600):
+        wanted, profiles, loads, rule = tight(seed)
+        try:
+            found = plan.plan(wanted, profiles, loads, settings=rule)
+        except PlanError:
+            assert not possible(wanted, profiles, rule), f"seed {seed}"
+            counts["refused"] += 1
+            continue
+        counts["placed"] += 1
+        for later in (rule, dataclasses.replace(rule, workers=3, drained=(), limits={1: 50})):
+            after = plan.plan(wanted, profiles, loads, found.placement, later)
+            assert later is not rule or after.moves == [], f"seed {seed}"
+            assert plan.over(after.placement, profiles, rule) == []
+            assert all(re.search(r"\d", move.reason) and "\n" not in move.reason for move in after.moves), f"seed {seed}: {after.moves}"
+    assert min(counts["refused"], counts["placed"]) > 150
 
 
 @pytest.mark.parametrize("streams,sub,conn,words", [
@@ -197,8 +282,8 @@ def test_a_standby_lives_on_another_worker_than_its_owner():
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=9), st.integers(1, 3))
-def test_the_peak_is_within_a_ninth_of_the_best_of_all_placements(rates, workers):
-    """Longest-first alone may be a third over; with moves and swaps a ninth was passed in no case tried."""
+def test_the_peak_is_within_2_percent_of_the_best_of_all_placements(rates, workers):
+    """Longest first alone may be a third over, with moves and swaps a ninth."""
     wanted = [want(f"a{i}", i) for i in range(len(rates))]
     loads = learned({f"a{i}": rate for i, rate in enumerate(rates)})
     weights = [int(loads.of(stream).messages_per_s * CPU_NS) + 1 for stream in wanted]
@@ -206,7 +291,7 @@ def test_the_peak_is_within_a_ninth_of_the_best_of_all_placements(rates, workers
                for homes in itertools.product(range(workers), repeat=len(weights)))
     found = max(per_worker(plan.plan(wanted, profile(), loads, settings=Settings(workers=workers)).placement, loads).values())
     assert lower_bound(weights, workers) <= best <= found
-    assert found <= best * 10 / 9 + 1
+    assert found <= best * 1.02 + 1
 
 
 @pytest.mark.parametrize("rates,workers,peak", [([20, 25, 30, 16, 14, 14, 20], 3, 48), ([18, 19, 22, 18, 19, 25, 27], 2, 74), ([20, 10, 10, 18, 25, 28, 15], 3, 43)])
@@ -217,24 +302,33 @@ def test_where_no_single_move_helps_a_swap_does(rates, workers, peak):
     assert round(max(per_worker(found, loads).values()) / CPU_NS) == peak
 
 
-def test_a_solver_finds_no_better_peak_under_count_caps():
-    """HiGHS on the case the method was chosen by: Zipf weights, every connection of one worker, a cap on streams."""
+def solved(weights, sizes, workers, cap):
+    """Lowest peak of instruments of these weights and numbers of streams, at most `cap` streams a worker, by HiGHS."""
     optimize = pytest.importorskip("scipy.optimize")
-    count, workers, cap = 60, 4, 17
-    rates = {f"a{i}": 4000 / (i + 3) for i in range(count)}
-    loads, wanted = learned(rates), [want(f"a{i}", i) for i in range(count)]
-    rule = Settings(workers=workers, streams_per_worker=cap)
-    found = plan.plan(wanted, profile(), loads, settings=rule).placement
-    weights = numpy.array([int(loads.of(stream).messages_per_s * CPU_NS) + 1 for stream in wanted], float)
-    size = count * workers
+    count, size = len(weights), len(weights) * workers
     each = optimize.LinearConstraint(numpy.hstack([numpy.kron(numpy.eye(count), numpy.ones(workers)), numpy.zeros((count, 1))]), 1, 1)
-    caps = optimize.LinearConstraint(numpy.hstack([numpy.kron(numpy.ones(count), numpy.eye(workers)), numpy.zeros((workers, 1))]), 0, cap)
+    caps = optimize.LinearConstraint(numpy.hstack([numpy.kron(sizes, numpy.eye(workers)), numpy.zeros((workers, 1))]), 0, cap)
     peaks = optimize.LinearConstraint(numpy.hstack([numpy.kron(weights, numpy.eye(workers)), -numpy.ones((workers, 1))]), -numpy.inf, 0)
     answer = optimize.milp([0.0] * size + [1.0], constraints=[each, caps, peaks], integrality=[1] * size + [0],
                            bounds=optimize.Bounds(0, [1.0] * size + [numpy.inf]), options={"time_limit": 5.0, "mip_rel_gap": 0.001})
-    held = collections.Counter(found.workers.values())
-    assert max(held.values()) <= cap
-    assert max(per_worker(found, loads).values()) <= 1.02 * answer.x[-1]
+    return answer.x[-1]
+
+
+@pytest.mark.parametrize("seed", [None, 21, 41, 100, *range(4)])
+def test_a_solver_finds_no_better_peak_under_count_caps(seed):
+    """None: Zipf weights, the case the method was chosen by. Of the other seeds the first three were far off without a search."""
+    rnd = random.Random(seed)
+    count, workers = (60, 4) if seed is None else (rnd.randint(6, 18), rnd.randint(2, 4))
+    sizes = [1 if seed is None else rnd.randint(1, 3) for _ in range(count)]
+    cap = 17 if seed is None else -(-sum(sizes) // workers) + rnd.randint(0, 1)
+    rates = {f"{channel}{i}": 4000 / (i + 3) if seed is None else int(rnd.lognormvariate(3, 1)) + 1 for i in range(count) for channel in "abc"[:sizes[i]]}
+    loads, wanted = learned(rates), [want(wire, int(wire[1:])) for wire in rates]
+    found = plan.plan(wanted, profile(), loads, settings=Settings(workers=workers, streams_per_worker=cap)).placement
+    weights = numpy.zeros(count)
+    for stream in wanted:
+        weights[stream.instrument] += int(loads.of(stream).messages_per_s * CPU_NS) + 1
+    assert max(sum(sizes[i] for i in found.workers if found.workers[i] == worker) for worker in range(workers)) <= cap
+    assert max(per_worker(found, loads).values()) <= 1.02 * solved(weights, numpy.array(sizes, float), workers, cap)
 
 
 @pytest.mark.parametrize("count,workers", [(300, 4), (2000, 16), (3000, 64)])
@@ -318,6 +412,21 @@ def test_workers_above_the_target_are_named_when_nothing_helps():
     assert [said.split(",")[0] for said in found.problems] == [f"worker {n} would use 70.0 % of its CPU" for n in (0, 1)]
 
 
+def test_a_connection_found_throttled_is_split_until_it_is_below_the_target_of_what_it_carried():
+    rates = {f"a{i}": 10 for i in range(30)}
+    wanted, loads = [want(wire, i) for i, wire in enumerate(rates)], learned(rates, cpu_ns=1)
+    before = plan.plan(wanted, profile(max_per_conn=20), loads).placement
+    assert [len(connection.streams) for connection in before.connections] == [15, 15]
+    found = plan.plan(wanted, profile(max_per_conn=20), loads, before, Settings(limits={2: 100}))
+    carried = {connection.id: 10 * len(connection.streams) for connection in found.placement.connections}
+    assert carried == {1: 200, 2: 60, 3: 40}, "the other connection takes what it may, a new one the rest"
+    assert {move.reason for move in found.moves} == {
+        "connection 2 carries 150 messages/s, the target is 60, 60 % of the 100 it was found limited to"}
+    rows = {(row.where, row.what): (row.used, row.limit) for row in found.headroom}
+    assert rows["connection 2", "messages/s"] == (60, 60) and rows["connection 1", "messages/s"] == (200, 12_000)
+    assert plan.plan(wanted, profile(max_per_conn=20), loads, found.placement, Settings(limits={2: 100})).moves == []
+
+
 # -- stable --------------------------------------------------------------------------------------------------------
 
 def universe(count):
@@ -391,6 +500,34 @@ def test_a_new_worker_is_filled_and_a_drained_one_emptied_moving_no_more_than_ne
         plan.plan(wanted, profiles, loads, settings=Settings(workers=1, drained=(0,)))
 
 
+def test_a_worker_that_is_no_more_moves_only_what_was_on_it():
+    wanted, rates = universe(90)
+    wanted += [dataclasses.replace(stream, line=line) for stream in wanted for line in (1, STANDBY)]
+    loads, profiles = learned(rates, 10_000), profile(max_per_conn=30)
+    before = plan.plan(wanted, profiles, loads, settings=Settings(workers=4)).placement
+    found = plan.plan(wanted, profiles, loads, before, Settings(workers=3))
+    moved = {key for move in found.moves for key, _, _ in move.streams}
+    was = {stream.key: connection.worker for connection in before.connections for stream in connection.streams}
+    assert moved == {key for key, worker in was.items() if worker == 3}
+    assert {move.reason for move in found.moves} == {"worker 3 is no more"}
+    assert all(found.placement.standbys[i] != found.placement.workers[i] for i in found.placement.workers)
+    lines = {connection.id: connection.line for connection in found.placement.connections}
+    on = where(found.placement)
+    assert all(lines[id] == key[3] for key, id in on.items()), "lines A and B share no connection"
+
+
+def test_draining_a_worker_of_a_full_address_moves_only_what_was_on_it():
+    """Dealt one by one to the others, its streams would ask for a connection of each."""
+    wanted = [want(f"a{i}", i) for i in range(72)]
+    profiles, loads = profile({"max_open": 10}, max_per_conn=10), learned({f"a{i}": 10 for i in range(72)})      # 80 %: 8 connections
+    before = plan.plan(wanted, profiles, loads, settings=Settings(workers=8)).placement
+    assert [len(connection.streams) for connection in before.connections] == [9] * 8
+    found = plan.plan(wanted, profiles, loads, before, Settings(workers=8, drained=(3,)))
+    moved = {key for move in found.moves for key, _, _ in move.streams}
+    assert moved == {want(f"a{i}", i).key for i, worker in before.workers.items() if worker == 3}
+    assert replay(before, found.moves, profiles["v", "e"], 99, 999) == where(found.placement) and len(found.placement.connections) == 8
+
+
 def test_streams_that_go_leave_the_others_where_they_are():
     wanted, rates = universe(40)
     before = plan.plan(wanted, profile(max_per_conn=20), learned(rates), settings=Settings(workers=2)).placement
@@ -409,6 +546,68 @@ def test_headroom_says_what_is_used_of_every_budget():
     assert rows["connection 1", "messages/s"] == (300, 12_000) and rows["address v/e", "connections"] == (1, 8)
     assert rows["worker 0", "cpu"] == (pytest.approx(0.003, abs=1e-6), 0.6) and rows["worker 0", "streams"] == (2, 2000)
     assert headroom.next_reached(found.headroom) is None, "nothing grows"
+
+
+def test_what_others_hold_of_an_address_is_not_planned_and_is_shown():
+    wanted = [want(f"a{i}", i) for i in range(6)]
+    profiles = profile({"max_open": 10}, max_per_conn=1, max_per_ip=20)          # 80 %: 8 connections, 16 streams
+    found = plan.plan(wanted, profiles, settings=Settings(held={("v", "e"): (2, 10)}))
+    rows = {(row.where, row.what): (row.used, row.limit) for row in found.headroom}
+    assert rows["address v/e", "connections"] == (8, 8) and rows["address v/e", "streams"] == (16, 16)
+    for held, words in (((3, 0), "needs 6 connections, this address may hold 5 .*without the 3 that others"), ((0, 11), "needs 6 streams, .*hold 5")):
+        with pytest.raises(PlanError, match=words):
+            plan.plan(wanted, profiles, settings=Settings(held={("v", "e"): held}))
+    assert len(plan.over(found.placement, profiles, Settings(held={("v", "e"): (3, 0)}))) == 1
+    swap = Settings(workers=2, drained=(0,), held={("v", "e"): (2, 0)})
+    moves = plan.plan(wanted, profiles, placement=found.placement, settings=swap).moves
+    assert any("dropped until there is room" in move.reason for move in moves), "nor do moves take what others hold"
+
+
+# -- addresses -----------------------------------------------------------------------------------------------------
+
+def aging(open_, **sub):
+    """A profile whose connections end after a day."""
+    return {("v", "e"): Profile.read({"venue": "v", "endpoint": "e", "conn": {"max_open": open_}, "sub": sub, "lifetime": {"max_s": 86400}})}
+
+
+def test_a_connection_is_left_free_for_rollovers_where_no_limit_asks_for_it():
+    wanted = [want(f"a{i}", i) for i in range(12)]
+    loads = learned({f"a{i}": 1000 * (i + 1) for i in range(12)}, cpu_ns=1)      # seven connections would be comfortable
+    found = plan.plan(wanted, aging(5), loads)                                   # 80 %: 4
+    assert len(found.placement.connections) == 3 and len(plan.plan(wanted, profile({"max_open": 5}), loads).placement.connections) == 4
+    rows = {(row.where, row.what): (row.used, row.limit) for row in found.headroom}
+    assert rows["address v/e", "connections"] == (3, 4) and rows["address v/e", "connections for rollovers"] == (0, 1)
+    assert not any("rollover" in said for said in found.problems)
+    needed = plan.plan(wanted, aging(5, max_per_conn=3), loads)
+    assert len(needed.placement.connections) == 4
+    assert [said for said in needed.problems if "rollover" in said] == [
+        "v/e needs 4 of the 4 connections this address may hold: none is left for a rollover to open first, so rollovers there break before they make"]
+    rows = {(row.where, row.what): (row.used, row.limit) for row in needed.headroom}
+    assert rows["address v/e", "connections for rollovers"] == (1, 1)
+    assert plan.plan(wanted, aging(5, max_per_conn=3), loads, needed.placement).moves == []
+
+
+def test_a_single_connection_is_used_although_its_rollover_has_none():
+    found = plan.plan([want("a", 0)], aging(1))
+    assert len(found.placement.connections) == 1 and found.problems == []
+    assert ("address v/e", "connections for rollovers") not in {(row.where, row.what) for row in found.headroom}
+
+
+def test_a_line_from_an_address_of_its_own_has_budgets_of_its_own():
+    wanted = [want(f"a{i}", i, line) for i in range(8) for line in (0, 1)]
+    profiles = profile({"max_open": 10}, max_per_conn=1, max_per_ip=10)          # 80 %: 8 connections, 8 streams an address
+    with pytest.raises(PlanError, match="needs 16 connections"):
+        plan.plan(wanted, profiles)
+    rule = Settings(sources_b=("v",))
+    found = plan.plan(wanted, profiles, settings=rule)
+    rows = {(row.where, row.what): (row.used, row.limit) for row in found.headroom}
+    assert rows["address v/e", "connections"] == (8, 8) == rows["address v/e line B", "connections"]
+    assert rows["address v/e", "streams"] == (8, 8) == rows["address v/e line B", "streams"]
+    assert plan.over(found.placement, profiles, rule) == [] and len(plan.over(found.placement, profiles)) == 2
+    with pytest.raises(PlanError, match="v/e line B needs 9 connections"):
+        plan.plan([*wanted, want("b", 9, 1)], profiles, settings=rule)
+    with pytest.raises(PlanError, match="v/e line B needs 8 connections, this address may hold 7"):
+        plan.plan(wanted, profiles, settings=Settings(sources_b=("v",), held={("v", "e", 1): (1, 0)}))
 
 
 def test_the_forecast_names_the_next_budget_and_when_it_is_reached():

@@ -23,20 +23,23 @@ class Move(typing.NamedTuple):
 
 
 class _Group:
-    """Streams that go together. One dropped to make room waits with no source."""
-    __slots__ = ("items", "sources", "targets", "reason")
+    """Streams that go together. One dropped to make room waits with no source; one that took a detour takes no other."""
+    __slots__ = ("items", "sources", "targets", "reason", "detoured")
 
     def __init__(self, items, sources, targets, reason):
-        self.items, self.sources, self.targets, self.reason = items, sources, targets, reason
+        self.items, self.sources, self.targets, self.reason, self.detoured = items, sources, targets, reason, False
 
 
-def moves(before, fills, items, rules, why, load=NoLoad):
+def moves(before, fills, items, rules, addresses, why, load=NoLoad, otherwise=""):
     """The moves from placement `before` to connections `fills` (limits.Fill); items is {key: Item} of all on them,
-    why {unit or key: reason}."""
+    addresses that of limits.addresses(), why {unit or key: reason}, otherwise the reason of those it does not name."""
     if not before.connections:
         return [Move(ADD, tuple([(key, 0, fill.id) for key in fill.items]), None, fill.worker, "new") for fill in fills]
     target = {key: fill for fill in fills for key in fill.items}
-    world = _World(before, items, rules, load)
+    was = {stream.key: connection.id for connection in before.connections for stream in connection.streams}
+    if len(was) == len(target) and all(key in target and target[key].id == id for key, id in was.items()):
+        return []
+    world = _World(before, items, rules, addresses, load)
     found = list(world.drops(target))
     pending, fresh = collections.OrderedDict(), {}
     for key, fill in target.items():
@@ -47,7 +50,7 @@ def moves(before, fills, items, rules, why, load=NoLoad):
             group = items[key].unit if source.worker != fill.worker else key
             pending.setdefault(group, []).append(key)
     groups = [_Group([items[key] for key in keys], [world.home[key] for key in keys], [target[key] for key in keys],
-                     why.get(items[keys[0]].unit) or why.get(keys[0], "")) for keys in pending.values()]
+                     why.get(group) or why.get(items[keys[0]].unit) or why.get(keys[0]) or otherwise) for group, keys in pending.items()]
     found += world.ordered(groups, max([fill.id for fill in fills] + [connection.id for connection in before.connections], default=0))
     by_id = {fill.id: fill for fill in fills}
     found += [Move(ADD, tuple((key, 0, id) for key in keys), None, by_id[id].worker, "new") for id, keys in fresh.items()]
@@ -57,8 +60,9 @@ def moves(before, fills, items, rules, why, load=NoLoad):
 class _World:
     """What is subscribed at one moment."""
 
-    def __init__(self, before, items, rules, load):
-        self.rules, self.live, self.home, self.gone = rules, {}, {}, []
+    def __init__(self, before, items, rules, addresses, load):
+        self.addresses, self.live, self.home, self.gone = addresses, {}, {}, []
+        self.freed = set()       # addresses and ids of connections that something left since the groups waiting were last tried
         self.open, self.streams = collections.Counter(), collections.Counter()
         for connection in before.connections:
             place = connection.venue, connection.endpoint, connection.line
@@ -66,12 +70,13 @@ class _World:
                 self.gone += [(connection, stream.key) for stream in connection.streams]
                 continue
             fill = self.live[connection.id] = Fill(connection.id, connection.worker, place, rules[place[:2]])
-            self.open[place[:2]] += 1
+            address = addresses[place]
+            self.open[address] += 1
             for stream in connection.streams:
                 key = stream.key
                 fill.add(items.get(key) or item_of(stream, rules[place[:2]], load))
                 self.home[key] = fill
-                self.streams[place[:2]] += 1
+                self.streams[address] += 1
 
     def drops(self, target):
         """Let go of what is wanted no more: it only makes room."""
@@ -88,9 +93,14 @@ class _World:
 
     def leave(self, item, fill):
         fill.remove(item)
-        self.streams[fill.place[:2]] -= 1
+        address = self.addresses[fill.place]
+        self.freed.add(fill.id)
+        self.streams[address] -= 1
+        if address.streams is not None:
+            self.freed.add(address)
         if not fill.items:
-            self.open[fill.place[:2]] -= 1
+            self.freed.add(address)
+            self.open[address] -= 1
             del self.live[fill.id]
 
     def make(self, group):
@@ -105,36 +115,41 @@ class _World:
         return True
 
     def join(self, item, target):
-        key = target.place[:2]
-        profile = target.rules.profile
-        if profile.streams_usable is not None and self.streams[key] >= profile.streams_usable:
+        address = self.addresses[target.place]
+        if address.streams is not None and self.streams[address] >= address.streams:
             return False
         fill = self.live.get(target.id)
         if fill is None:
-            if profile.connections_usable is not None and self.open[key] >= profile.connections_usable:
+            if address.connections is not None and self.open[address] >= address.connections:
                 return False
             fill = self.live[target.id] = Fill(target.id, target.worker, target.place, target.rules)
-            self.open[key] += 1
+            self.open[address] += 1
         elif not fill.takes(item):
             return False
         fill.add(item)
-        self.streams[key] += 1
+        self.streams[address] += 1
         return True
 
     def ordered(self, groups, id_max):
-        """Moves of all groups, each when there is room; made for one where there is none."""
-        found, self.id_max = [], id_max
+        """Moves of all groups, each when there is room; made for one where there is none. Each round moves a group, or
+        detours or drops one that never was, so it ends after three rounds a group."""
+        found, self.id_max, freed = [], id_max, None
         while groups:
             waiting = []
             for group in groups:
-                if self.make(group):
+                if (freed is None or self.may_have_room(group, freed)) and self.make(group):
                     found.append(self.done(group))
                 else:
                     waiting.append(group)
             if len(waiting) == len(groups):
                 found.append(self.make_room(waiting))
-            groups = waiting
+            groups, freed, self.freed = waiting, self.freed, set()
         return found
+
+    def may_have_room(self, group, freed):
+        """Whether something left a target of the group, or its address, since it was last tried."""
+        return any(target.id in freed or target.id in self.freed or self.addresses[target.place] in freed or self.addresses[target.place] in self.freed
+                   for target in group.targets)
 
     def done(self, group):
         """Break after make."""
@@ -149,6 +164,8 @@ class _World:
         """Free a place: by way of a temporary connection if the address may open one, else with a hole in the data."""
         moving = [group for group in groups if group.sources]
         for group in moving:
+            if group.detoured:
+                continue
             places = {target.place: target for target in group.targets}
             ways = {place: Fill(self.id_max + index + 1, target.worker, place, target.rules) for index, (place, target) in enumerate(places.items())}
             detour = _Group(group.items, group.sources, [ways[target.place] for target in group.targets],
@@ -156,7 +173,7 @@ class _World:
             if self.make(detour):
                 self.id_max += len(ways)
                 step = self.done(detour)
-                group.sources = detour.targets
+                group.sources, group.detoured = detour.targets, True
                 return step
         group = moving[0]
         step = Move(DROP, tuple((item.key, source.id, 0) for item, source in zip(group.items, group.sources)), group.sources[0].worker, None,

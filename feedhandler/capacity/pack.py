@@ -5,44 +5,51 @@ split; what is new is dealt, longest first, to the least loaded connection that 
 asks for are opened only while the address has some to spare; `spare` of the attempt is shared by all its packs.
 """
 import heapq
+import operator
 
 from feedhandler.capacity.limits import MILLI, Fill, rate_limit
 
+HEAVIEST = operator.attrgetter("rate", "cpu", "key")   # sorts the heaviest last
 FRESH_PERCENT = 90   # new streams fill a connection to this share of the target: it grows before it must be split
 
 
 class Pack:
     """One worker's streams of one endpoint and line, on their connections."""
 
-    def __init__(self, attempt, worker, place, items, before):
+    def __init__(self, attempt, worker, place, items, before, mine):
         self.attempt, self.worker, self.place, self.items = attempt, worker, place, items
         self.rules = attempt.rules[place[:2]]
         self.settings = attempt.settings
-        self.target = rate_limit(self.rules.profile, self.settings) * self.settings.target_percent // 100
+        self.address = attempt.places[place]
+        self.target = self.target_of(0)
         self.fills, self.waiting, self.apart = {}, [], 0   # apart: connections of one heavy stream each
-        self.keep(before)
+        self.keep(before, mine)
         self.least = self.least_connections(items)         # that the other streams need
         self.claimed = max(self.least, len(self.fills))    # connections of the address counted as ours
         self.heavies, self.parted = self.heavy(), None     # keys to set apart, and those that are
 
-    def keep(self, before):
-        """What fits where it is stays there."""
-        if not before:
+    def target_of(self, id):
+        """Rate below which a connection of that id is to stay; 0: a new one."""
+        return rate_limit(self.rules.profile, self.settings, id) * self.settings.target_percent // 100
+
+    def keep(self, before, mine):
+        """What fits where it is stays there. before: key → connection; mine: ids of those of this worker and place."""
+        if not mine:
             self.waiting = self.items
             return
         for item in self.items:
             old = before.get(item.key)
-            if old is None or old.worker != self.worker or (old.venue, old.endpoint, old.line) != self.place:
+            if old is None or old.id not in mine:
                 self.waiting.append(item)
                 continue
             fill = self.fills.get(old.id)
             if fill is None:
-                fill = self.fills[old.id] = Fill(old.id, self.worker, self.place, self.rules)
+                fill = self.fills[old.id] = Fill(old.id, self.worker, self.place, self.rules, self.target_of(old.id))
             if fill.takes(item):
                 fill.add(item)
             else:
                 self.waiting.append(item)
-                self.attempt.why[item.key] = f"connection {old.id} is over its limits"
+                self.attempt.why[item.key] = f"connection {old.id} {fill.refusal(item)}"
         self.fills = {id: fill for id, fill in self.fills.items() if fill.items}
 
     def least_connections(self, items):
@@ -75,10 +82,10 @@ class Pack:
         waiting = [item for item in self.waiting if item.key not in heavy]
         while waiting and self.shared < max(self.least, comfortable) and self.may_open():
             self.open()
-        waiting.sort(key=_heaviest)
+        waiting.sort(key=HEAVIEST, reverse=True)
         self.deal(waiting)
         found = [fill for fill in self.fills.values() if fill.items]
-        if waiting and any(fill.rate > self.target and len(fill.items) > 1 for fill in found):
+        if waiting and any(fill.rate > fill.target and len(fill.items) > 1 for fill in found):
             self.attempt.unsettled = True
         return found
 
@@ -89,18 +96,18 @@ class Pack:
     def claim(self):
         """Count what we hold of the address's connections anew."""
         claimed = self.apart + max(self.least, self.shared)
-        self.attempt.spare[self.place[:2]] -= claimed - self.claimed
+        self.attempt.spare[self.address] -= claimed - self.claimed
         self.claimed = claimed
 
     def may_open(self, apart=False):
         """Whether one more connection may be opened: hard limits ask for it, or the address has one to spare."""
-        if (not apart and self.shared < self.least) or self.attempt.spare[self.place[:2]] > 0:
+        if (not apart and self.shared < self.least) or self.attempt.spare[self.address] > 0:
             return True
-        self.attempt.short.add(self.place[:2])
+        self.attempt.short.add(self.address)
         return False
 
     def open(self, apart=False):
-        fill = Fill(self.attempt.next_id, self.worker, self.place, self.rules)
+        fill = Fill(self.attempt.next_id, self.worker, self.place, self.rules, self.target)
         self.attempt.next_id += 1
         self.fills[fill.id] = fill
         self.mark(fill, apart)
@@ -118,7 +125,7 @@ class Pack:
         top = max([item.rate for item in self.items])
         if others < 2 or top * 2 < floor or top * 2 * (others - 1) < factor * (rest - top):
             return found
-        ranked = sorted((item for item in self.items if item.known), key=_heaviest)
+        ranked = sorted((item for item in self.items if item.known), key=HEAVIEST, reverse=True)
         for item in ranked:
             if others < 2 or item.rate < floor or item.rate * (others - 1) < factor * (rest - item.rate):
                 break
@@ -131,7 +138,7 @@ class Pack:
     def set_apart(self, heavy):
         """Each heavy stream on a connection of its own, as far as the address may open any; the others leave `heavy`."""
         home = {key: fill for fill in self.fills.values() for key in fill.items}
-        for item in sorted((item for item in self.items if item.key in heavy), key=_heaviest):
+        for item in sorted((item for item in self.items if item.key in heavy), key=HEAVIEST, reverse=True):
             fill = home.get(item.key)
             if fill is not None and fill.apart:
                 continue
@@ -153,21 +160,26 @@ class Pack:
             return
         for fill in sorted(self.fills.values(), key=lambda fill: fill.id):
             before = fill.rate
-            while fill.rate > self.target and len(fill.items) > 1:
-                over = fill.rate - self.target
-                ranked = sorted(fill.items.values(), key=_heaviest)
+            while fill.rate > fill.target and len(fill.items) > 1:
+                over = fill.rate - fill.target
+                ranked = sorted(fill.items.values(), key=HEAVIEST, reverse=True)
                 item = next((item for item in reversed(ranked) if item.rate >= over), ranked[0])
                 room = self.roomy(item, fill)
                 if room is None:
                     break
                 fill.remove(item)
                 room.add(item)
-                self.attempt.why[item.key] = (f"connection {fill.id} carries {before // MILLI:,} messages/s, the target is {self.target // MILLI:,}")
+                self.attempt.why[item.key] = self.over_target(fill, before)
+
+    def over_target(self, fill, rate):
+        found = self.settings.limits.get(fill.id)
+        share = f", {self.settings.target_percent} % of the {found:,.0f} it was found limited to" if fill.target < self.target else ""
+        return f"connection {fill.id} carries {rate // MILLI:,} messages/s, the target is {fill.target // MILLI:,}{share}"
 
     def roomy(self, item, source):
         """The least loaded connection that stays within the fresh share of the target with this stream, or a new one, or None."""
         found = [fill for fill in self.fills.values() if fill is not source and not fill.apart and fill.takes(item)
-                 and (fill.rate + item.rate) * 100 <= self.target * FRESH_PERCENT]
+                 and (fill.rate + item.rate) * 100 <= fill.target * FRESH_PERCENT]
         if found:
             return min(found, key=lambda fill: (fill.rate, fill.id))
         if self.may_open() and source.rate > item.rate:
@@ -180,6 +192,11 @@ class Pack:
         heapq.heapify(heap)
         full = self.rules.fill
         for item in waiting:
+            lightest = self.fills[heap[0][3]] if heap else None
+            if lightest is not None and not lightest.apart and lightest.rate + item.rate <= lightest.target and lightest.takes(item):
+                lightest.add(item)       # as the rest would find, at a third of the cost
+                heapq.heapreplace(heap, (False, lightest.rate, len(lightest.items), lightest.id))
+                continue
             aside, home, spill = [], None, None
             while heap:
                 entry = heapq.heappop(heap)
@@ -187,7 +204,7 @@ class Pack:
                 if full is not None and fill.weight >= full:
                     continue
                 if fill.takes(item):
-                    if not fill.items or (not fill.apart and fill.rate + item.rate <= self.target):
+                    if not fill.items or (not fill.apart and fill.rate + item.rate <= fill.target):
                         home = fill
                         break
                     spill = spill or fill
@@ -207,5 +224,3 @@ class Pack:
                 heapq.heappush(heap, entry)
 
 
-def _heaviest(item):
-    return -item.rate, -item.cpu, item.key

@@ -9,17 +9,21 @@ hysteresis: then only moves that pay are made, so planning a planned placement m
 exceeded, in no state between the moves either; what cannot be placed is a PlanError that names it.
 """
 import bisect
+import collections
 import dataclasses
 import heapq
 
 from feedhandler.capacity import headroom, order
-from feedhandler.capacity.limits import MILLI, STANDBY, Fill, NoLoad, Rules, item_of, rate_limit
+from feedhandler.capacity.limits import MILLI, STANDBY, Fill, NoLoad, Rules, addresses, item_of, rate_limit
 from feedhandler.capacity.pack import Pack
 from feedhandler.capacity.profile import USE_PERCENT
+from feedhandler.capacity.squeeze import squeeze
 
 NS = 1_000_000_000        # CPU of a worker, in nanoseconds a second
 GOAL_PERMILLE = 5         # good enough: a peak this close to its lower bound
 IDLE_PERCENT = 5          # workers below this share of a CPU are not balanced: nothing would be gained
+WORKER_MAX = 1 << 16      # more than there are: no bound
+LEVEL_MAX, LEVEL_STEPS, LEVEL_PERCENT = 32, 5000, 2   # units and steps of a search for a level beginning, where it is over the bound by more
 SETTLE_MAX = 8            # rounds in which connections that one group left over serve another that was denied one
 SWAP_PARTNERS = 8         # of the coldest workers, tried for a swap with the hottest
 
@@ -79,6 +83,10 @@ class Settings:
     heavy_messages_per_s: int = 100  # … if it brings this many
     hysteresis_percent: int = 10     # imbalance that is left alone
     improve: bool = True             # False: what is placed moves only where a limit forces it
+    held: dict = dataclasses.field(default_factory=dict)     # (venue, endpoint), or (venue, endpoint, LINE_B) of a source of its own,
+                                                             # → (connections, streams) that others under this address hold
+    limits: dict = dataclasses.field(default_factory=dict)   # connection id → messages a second it was found limited to
+    sources_b: tuple = ()            # venues whose line B leaves from an address of its own, with budgets of its own
 
 
 @dataclasses.dataclass(slots=True)
@@ -94,21 +102,23 @@ EMPTY = Placement({}, [])
 
 def plan(streams, profiles, load=NoLoad, placement=EMPTY, settings=Settings()):
     """The Plan of `streams` (Wanted); profiles is {(venue, endpoint): Profile}, load has of(stream) → load.Load or None."""
-    rules = {key: Rules(profile) for key, profile in profiles.items()}
+    rules, places = {key: Rules(profile) for key, profile in profiles.items()}, addresses(profiles, settings)
     items, problems = _items(streams, rules, load)
     if problems:
         raise PlanError(problems)
     units = _Units(list(items.values()))
-    attempt, problems = _fitting(units, rules, placement, settings)
+    attempt, problems = _fitting(units, rules, places, placement, settings)
     if problems:
         raise PlanError(problems)
     found = attempt.placed()
     for _ in range(SETTLE_MAX if attempt.unsettled else 0):
-        attempt, _ = _fitting(units, rules, found, settings, attempt.why)
+        because = attempt.because
+        attempt, _ = _fitting(units, rules, places, found, settings, attempt.why)
+        attempt.because = because or attempt.because
         before, found = found, attempt.placed()
         if before == found:
             break
-    moves = order.moves(placement, attempt.fills, items, rules, attempt.why, load)
+    moves = order.moves(placement, attempt.fills, items, rules, places, attempt.why, load, attempt.because)
     return Plan(found, moves, headroom.budgets(attempt.fills, profiles, settings), attempt.soft_problems())
 
 
@@ -167,39 +177,81 @@ class _Units:
 
 # -- attempts -----------------------------------------------------------------------------------------------------
 
-def _fitting(units, rules, placement, settings, why={}):
-    """(_Attempt, problems): the first that keeps every limit, each next with fewer workers for what was over."""
-    most = {venue: _worker_most(venue, units, rules) for venue in units.lines}
+def _fitting(units, rules, places, placement, settings, why={}):
+    """(_Attempt, problems): the first that keeps every limit. Where addresses were over, what must move goes to fewer
+    workers at a time, then all of the venue lives on fewer, then it is packed anew; the last is searched for."""
+    most = {venue: _worker_most(venue, units, places) for venue in units.lines}
     held = _held(units, placement)
     spread = {}
     for venue, limit in most.items():
-        capped = limit < settings.workers
-        spread[venue] = min(limit, held[venue]) if capped and held[venue] else limit
-    fresh, tried = set(), False      # fresh: venues repacked from nothing, the last resort
+        spread[venue] = held[venue] or limit if limit < settings.workers else limit
+    receivers = {venue: settings.workers for venue in most if held[venue]}   # workers that may get more of it
+    fresh, first = set(), []         # venues packed from nothing; what was over at first
     while True:
-        attempt = _Attempt(units, rules, _without(placement, fresh), settings, spread, why)
+        attempt = _Attempt(units, rules, places, _without(placement, fresh), settings, spread, why, receivers)
         problems, venues = attempt.over()
-        again = [venue for venue in venues if spread[venue] > 1 or venue not in fresh]
+        again = [venue for venue in venues if receivers.get(venue, 1) > 1 or spread[venue] > 1 or venue not in fresh]
+        first = first or problems
         if not again:
-            attempt.unsettled |= attempt.denied or tried
+            attempt.unsettled |= attempt.denied or bool(first)
+            if problems:
+                attempt, problems = _squeezed(attempt, placement, problems)
+            if first and not problems:
+                attempt.because = f"only packed anew do all streams fit: {first[0].split(';')[0]}"
             return attempt, problems
-        tried = True
         for venue in again:
-            if spread[venue] > 1:
+            if receivers.get(venue, 1) > 1:
+                receivers[venue] //= 2
+            elif spread[venue] > 1:
+                receivers.pop(venue, None)
                 spread[venue] = min(spread[venue], settings.workers) // 2
             else:
                 fresh.add(venue)
                 spread[venue] = most[venue]
 
 
-def _worker_most(venue, units, rules):
+def _squeezed(failed, placement, problems):
+    """(_Attempt, problems) of a placement searched for where `failed` broke limits; if there is none, `failed` again."""
+    units, settings = failed.units, failed.settings
+    found = squeeze(units.by_unit, failed.rules, failed.places, placement, settings) if failed.usable else None
+    if found is None:
+        return failed, problems
+    home, connections = found
+    packed = Placement({unit: worker for unit, worker in home.items() if unit >= 0}, _kept_ids(connections, placement),
+                       {~unit: worker for unit, worker in home.items() if unit < 0})
+    for improve in (True, False):    # level the workers if limits allow it, else as it was found
+        attempt = _Attempt(units, failed.rules, failed.places, packed, dataclasses.replace(settings, improve=improve),
+                           dict.fromkeys(units.lines, WORKER_MAX), failed.why)
+        said, _ = attempt.over()
+        if not said:
+            attempt.settings, attempt.unsettled = settings, True
+            return attempt, said
+    return failed, problems
+
+
+def _kept_ids(connections, placement):
+    """Connections of (worker, place, streams), each with the id of the present one of its place that most of its streams are on."""
+    was = {stream.key: connection for connection in placement.connections for stream in connection.streams}
+    free = {connection.id for connection in placement.connections}
+    next_id, found = max(free, default=0) + 1, []
+    for worker, place, streams in connections:
+        ids = collections.Counter(old.id for old in map(was.get, (stream.key for stream in streams)) if old is not None and old.id in free
+                                  and (old.worker, old.venue, old.endpoint, old.line) == (worker, *place))
+        id = max(ids, key=lambda id: (ids[id], -id)) if ids else next_id
+        next_id += not ids
+        free.discard(id)
+        found.append(Connection(id, worker, *place, streams))
+    return found
+
+
+def _worker_most(venue, units, places):
     """Workers that may hold a venue's instruments: with few connections an address, not every worker can have its own."""
-    most = 1 << 16
+    counts = {}          # address → lines there
     for endpoint, lines in units.lines[venue].items():
-        usable = rules[venue, endpoint].profile.connections_usable
-        if usable is not None:
-            most = min(most, max(1, usable // len(lines)))
-    return most
+        for line in lines:
+            address = places[venue, endpoint, line]
+            counts[address] = counts.get(address, 0) + 1
+    return min([max(1, address.comfort // count) for address, count in counts.items() if address.comfort is not None], default=WORKER_MAX)
 
 
 def _held(units, placement):
@@ -224,17 +276,18 @@ def _without(placement, venues):
 class _Attempt:
     """One try to place everything."""
 
-    def __init__(self, units, rules, placement, settings, spread, why):
-        self.units, self.rules, self.placement, self.settings = units, rules, placement, settings
+    def __init__(self, units, rules, places, placement, settings, spread, why, receivers={}):
+        self.units, self.rules, self.places, self.placement, self.settings = units, rules, places, placement, settings
         self.usable = [worker for worker in range(settings.workers) if worker not in settings.drained]
         self.unsettled = False   # whether the same again may find better
         self.why = dict(why)     # unit or key → why it moves
-        self.short = set()       # (venue, endpoint) where a connection wanted for comfort could not be opened
+        self.because = ""        # … and why others do
+        self.short = set()       # addresses where a connection wanted for comfort could not be opened
         self.cpu = dict.fromkeys(self.usable, 0)
         self.count = dict.fromkeys(self.usable, 0)
         self.home = {}           # unit → worker
         self.on = {worker: [] for worker in self.usable}   # worker → [(cpu, unit)], ascending
-        self.place_units(spread)
+        self.place_units(spread, {venue: most for venue, most in receivers.items() if most < settings.workers})
         self.fills = self.place_streams()
 
     def placed(self):
@@ -243,20 +296,24 @@ class _Attempt:
 
     # -- instruments to workers ---------------------------------------------------------------------------------------
 
-    def place_units(self, spread):
+    def place_units(self, spread, receivers):
         if not self.usable:
             return
         self.allowed = {venue: self.allowed_workers(venue, most) for venue, most in spread.items()}
         waiting = [unit for unit in sorted(self.units.by_unit, key=lambda unit: (unit < 0, unit)) if not self.keep(unit)]
+        for venue, most in receivers.items():
+            self.allowed[venue] = set(sorted(self.allowed[venue], key=lambda worker: (self.cpu[worker], worker))[:most])
         self.spread_out(waiting)
         for worker in self.usable:
             self.on[worker].sort()
         weights = list(self.units.cpu.values())
         self.bound = lower_bound(weights, len(self.usable))
         self.improve(set(waiting), 0)
+        if waiting and len(waiting) == len(self.home) <= LEVEL_MAX:
+            self.begin_level()
         peak, settings = max(self.cpu.values()), self.settings
         uneven = peak * 100 > self.bound * (100 + settings.hysteresis_percent) and peak * 100 > NS * IDLE_PERCENT
-        if settings.improve and (uneven or peak * 100 > NS * settings.target_percent) and len(waiting) < len(self.home):
+        if settings.improve and not receivers and (uneven or peak * 100 > NS * settings.target_percent) and len(waiting) < len(self.home):
             self.improve(set(self.home), self.bound * 2 // 100)
 
     def allowed_workers(self, venue, most):
@@ -272,10 +329,19 @@ class _Attempt:
         if self.may_hold(worker, unit):
             self.put(unit, worker)
             return True
-        self.why[unit] = (f"worker {worker} is drained" if worker in self.settings.drained else
-                          f"worker {worker} is no more" if worker not in self.cpu else
-                          f"worker {worker} may not hold it: its venue's connections, its stream target or its other line")
+        self.why[unit] = self.refusal(worker, unit)
         return False
+
+    def refusal(self, worker, unit):
+        """Why a worker may not hold a unit."""
+        venue, size = self.units.venue[unit], len(self.units.by_unit[unit])
+        if worker not in self.cpu:
+            return f"worker {worker} is drained" if worker in self.settings.drained else f"worker {worker} is no more"
+        if worker not in self.allowed[venue]:
+            return f"the connections that {venue} allows suffice for {len(self.allowed[venue])} workers, worker {worker} is none of them"
+        if self.home.get(~unit) == worker:
+            return f"worker {worker} holds its {'owner' if unit < 0 else 'standby'}"
+        return f"worker {worker} holds {self.count[worker]} streams, with its {size} they are more than {self.settings.streams_per_worker}"
 
     def may_hold(self, worker, unit):
         return (worker in self.allowed[self.units.venue[unit]] and self.home.get(~unit) != worker
@@ -297,7 +363,8 @@ class _Attempt:
                 aside.append(heapq.heappop(heap))
             if heap:
                 worker = heapq.heappop(heap)[2]
-            else:                # none has room: over() says so
+            else:                # none has room: over() says so, if a limit it is
+                self.unsettled = True
                 worker = min(aside, key=lambda entry: (self.home.get(~unit) == entry[2], entry))[2]
                 aside = [entry for entry in aside if entry[2] != worker]
             self.put(unit, worker)
@@ -310,6 +377,15 @@ class _Attempt:
             hot = max(self.usable, key=lambda worker: (self.cpu[worker], -worker))
             if self.cpu[hot] * 1000 <= self.bound * (1000 + GOAL_PERMILLE) or not self.relieve(hot, movable, pay):
                 return
+
+    def begin_level(self):
+        """A few units, all new, are placed by search where steps one by one ended high, or with too many streams on a worker."""
+        over = max(self.count.values()) > self.settings.streams_per_worker
+        peak = sum(self.cpu.values()) + 1 if over else max(self.cpu.values())
+        if over or peak * 100 > self.bound * (100 + LEVEL_PERCENT):
+            for unit, worker in _level(self, sorted(self.home, key=lambda unit: (-self.units.cpu[unit], unit)), peak).items():
+                if worker != self.home[unit]:
+                    self.shift(unit, self.home[unit], worker)
 
     def relieve(self, hot, movable, pay):
         """One best step off a worker; whether there was one."""
@@ -369,20 +445,21 @@ class _Attempt:
     def place_streams(self):
         """All connections with their streams, by id."""
         self.next_id = max([connection.id for connection in self.placement.connections], default=0) + 1
-        groups, before = {}, {}
+        groups, before, ids = {}, {}, {}     # ids: (worker, place) → those of its connections
         for item in self.units.items:
             worker = self.home.get(item.unit)
             if worker is not None:
                 groups.setdefault((worker, item.place), []).append(item)
         for connection in self.placement.connections:
+            ids.setdefault((connection.worker, (connection.venue, connection.endpoint, connection.line)), set()).add(connection.id)
             for stream in connection.streams:
                 before[stream.key] = connection
-        self.spare, packs = {}, []       # (venue, endpoint) → connections that may still be opened for comfort
+        self.spare, packs = {}, []       # address → connections that may still be opened for comfort
         for (worker, place), items in groups.items():
-            pack = Pack(self, worker, place, items, before)
+            pack = Pack(self, worker, place, items, before, ids.get((worker, place)))
             packs.append(pack)
-            usable = pack.rules.profile.connections_usable
-            self.spare[place[:2]] = self.spare.get(place[:2], 1 << 30 if usable is None else usable) - pack.claimed
+            usable = pack.address.comfort
+            self.spare[pack.address] = self.spare.get(pack.address, 1 << 30 if usable is None else usable) - pack.claimed
         for pack in packs:
             pack.part()
         for pack in packs:       # what others turned out not to need
@@ -397,8 +474,9 @@ class _Attempt:
         """Whether some group was denied a connection that another left over in the end."""
         open_ = {}
         for fill in self.fills if self.short else ():
-            open_[fill.place[:2]] = open_.get(fill.place[:2], 0) + 1
-        return any(open_.get(key, 0) < self.rules[key].profile.connections_usable for key in self.short)
+            address = self.places[fill.place]
+            open_[address] = open_.get(address, 0) + 1
+        return any(open_.get(address, 0) < address.comfort for address in self.short)
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
@@ -409,16 +487,12 @@ class _Attempt:
         problems, venues = [], set()
         open_, streams = {}, {}
         for fill in self.fills:
-            key = fill.place[:2]
-            open_[key] = open_.get(key, 0) + 1
-            streams[key] = streams.get(key, 0) + len(fill.items)
-        for key in open_:
-            profile = self.rules[key].profile
-            if profile.connections_usable is not None and open_[key] > profile.connections_usable:
-                problems.append(_address(key, open_[key], profile.connections_usable, "connections"))
-                venues.add(key[0])
-            if profile.streams_usable is not None and streams[key] > profile.streams_usable:
-                problems.append(_address(key, streams[key], profile.streams_usable, "streams"))
+            address = self.places[fill.place]
+            open_[address] = open_.get(address, 0) + 1
+            streams[address] = streams.get(address, 0) + len(fill.items)
+            if address.connections is not None and open_[address] > address.connections:
+                venues.add(fill.place[0])
+        problems += _over(open_, streams)
         problems += [f"worker {worker} would hold {count} streams, the target is {self.settings.streams_per_worker}; raise instance.workers or "
                      f"load.streams_per_worker" for worker, count in sorted(self.count.items()) if count > self.settings.streams_per_worker]
         problems += [f"instrument {~unit} has no second worker for its standby; raise instance.workers"
@@ -431,17 +505,58 @@ class _Attempt:
         problems = [f"worker {worker} would use {_cpu(cpu)} of its CPU, the target is {target} %; raise instance.workers"
                     for worker, cpu in sorted(self.cpu.items()) if cpu * 100 > NS * target]
         for fill in self.fills:
-            limit = rate_limit(fill.rules.profile, self.settings)
+            limit = rate_limit(fill.rules.profile, self.settings, fill.id)
             if fill.rate * 100 > limit * target:
                 problems.append(f"connection {fill.id} of {fill.place[0]}/{fill.place[1]} would carry {fill.rate // MILLI:,} messages/s, the target is "
                                 f"{target} % of {limit // MILLI:,}" + ("; one stream alone brings them" if len(fill.items) == 1 else
                                                                        "; the address may open no more connections"))
+        open_ = collections.Counter(self.places[fill.place] for fill in self.fills)
+        problems += [f"{address.name} needs {count} of the {address.connections} connections this address may hold: none is left for a rollover to open "
+                     f"first, so rollovers there break before they make" for address, count in open_.items()
+                     if address.connections is not None and count > address.comfort]
         return problems
 
 
-def _address(key, count, most, noun):
-    return (f"{key[0]}/{key[1]} needs {count} {noun}, this address may hold {most} "
-            f"({USE_PERCENT} % of the documented limit); subscribe fewer symbols or channels there")
+def _level(attempt, units, best):
+    """{unit: worker} with the lowest peak below `best` that LEVEL_STEPS of branch and bound find, heaviest first; {}: none."""
+    cpu, count, home = dict.fromkeys(attempt.usable, 0), dict.fromkeys(attempt.usable, 0), {}
+    found, steps = {}, 0
+
+    def place(at):
+        nonlocal best, found, steps
+        steps += 1
+        if at == len(units):
+            best, found = max(cpu.values()), dict(home)
+            return
+        unit, seen = units[at], set()
+        own, size = attempt.units.cpu[unit], len(attempt.units.by_unit[unit])
+        for worker in sorted(cpu, key=lambda worker: (cpu[worker], worker)):
+            if steps > LEVEL_STEPS or best * 1000 <= attempt.bound * (1000 + GOAL_PERMILLE) or cpu[worker] + own >= best:
+                return
+            if (cpu[worker], count[worker]) in seen or count[worker] + size > attempt.settings.streams_per_worker or home.get(~unit) == worker \
+                    or worker not in attempt.allowed[attempt.units.venue[unit]]:
+                continue
+            seen.add((cpu[worker], count[worker]))
+            home[unit] = worker
+            cpu[worker] += own
+            count[worker] += size
+            place(at + 1)
+            cpu[worker] -= own
+            count[worker] -= size
+            del home[unit]
+    place(0)
+    return found
+
+
+def _over(open_, streams):
+    """Sentences on addresses with more connections or streams ({address: count}) than they may have."""
+    for address in open_:
+        for count, most, others, noun in ((open_[address], address.connections, address.others[0], "connections"),
+                                          (streams[address], address.streams, address.others[1], "streams")):
+            if most is not None and count > most:
+                held = f", without the {others} that others under it hold" if others else ""
+                yield (f"{address.name} needs {count} {noun}, this address may hold {most} "
+                       f"({USE_PERCENT} % of the documented limit{held}); subscribe fewer symbols or channels there")
 
 
 def _cpu(cpu):
@@ -465,20 +580,17 @@ def lower_bound(weights, bins):
 def over(placement, profiles, settings=Settings()):
     """Sentences on every hard limit a placement breaks; none: it may be used."""
     rules = {key: Rules(profile) for key, profile in profiles.items()}
-    problems, open_, streams = [], {}, {}
+    problems, open_, streams, places = [], {}, {}, addresses(profiles, settings)
     for connection in placement.connections:
-        key = connection.venue, connection.endpoint
-        open_[key] = open_.get(key, 0) + 1
-        streams[key] = streams.get(key, 0) + len(connection.streams)
-        fill = Fill(connection.id, connection.worker, (*key, connection.line), rules[key])
+        key, place = (connection.venue, connection.endpoint), (connection.venue, connection.endpoint, connection.line)
+        address = places[place]
+        open_[address] = open_.get(address, 0) + 1
+        streams[address] = streams.get(address, 0) + len(connection.streams)
+        fill = Fill(connection.id, connection.worker, place, rules[key])
         for stream in connection.streams:
             item = item_of(stream, rules[key], NoLoad)
             if not fill.takes(item):
                 problems.append(f"connection {connection.id} of {key[0]}/{key[1]} is over its limits at {stream.wire}")
                 break
             fill.add(item)
-    for key, count in open_.items():
-        for number, most, noun in ((count, profiles[key].connections_usable, "connections"), (streams[key], profiles[key].streams_usable, "streams")):
-            if most is not None and number > most:
-                problems.append(_address(key, number, most, noun))
-    return problems
+    return problems + list(_over(open_, streams))
