@@ -92,6 +92,8 @@ class RestartTable(_Table):
 class LoadTable(_Table):
     messages_per_s: int = setting(20_000, "Messages a second one connection is taken to carry.", "10 to 1,000,000", ge=10, le=1_000_000)
     target_percent: int = setting(60, "Share of that, and of a worker's CPU, that the plan uses.", "10 to 100", ge=10, le=100)
+    auto_rebalance: bool = setting(False, "Apply what `plan` proposes where a connection is throttled or a worker falls behind; else it is only shown.",
+                                   "true or false")
     streams_per_worker: int = setting(2000, "Streams planned for one worker at most.", "1 to 100,000", ge=1, le=100_000)
 
 
@@ -100,7 +102,14 @@ class WindowTable(_Table):
     per_s: float = setting(1.0, "Length of the window, in seconds.", "0.001 to 86,400", ge=0.001, le=86_400)
 
 
+class CreditsTable(_Table):
+    cost: int = setting(1, "Credits one subscribe or unsubscribe takes.", "1 to 1,000,000,000", ge=1, le=1_000_000_000)
+    pool: int = setting(1, "Credits there are at most.", "1 to 1,000,000,000", ge=1, le=1_000_000_000)
+    refill_per_s: int = setting(1, "Credits that come back in a second.", "1 to 1,000,000,000", ge=1, le=1_000_000_000)
+
+
 _LIMIT = {"ge": 1, "le": 1_000_000}
+_COUNT = typing.Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
 
 
 class LimitTable(_Table):
@@ -111,12 +120,26 @@ class LimitTable(_Table):
     max_per_ip: int | None = setting(None, "Streams at once from this address.", "1 to 1,000,000", **_LIMIT)
     max_args_chars_per_conn: int | None = setting(None, "Characters of all arguments on one connection.", "1 to 1,000,000", **_LIMIT)
     attempts: list[WindowTable] | None = setting(None, "Connection attempts from this address.", "a list of { n = 300, per_s = 300 }")
+    ban_s: int | None = setting(None, "How long the venue shuts this address out over a limit.", "1 to 604,800", ge=1, le=604_800)
+    operations: list[WindowTable] | None = setting(None, "Messages we send on all connections of this address together.", "a list of { n = 5, per_s = 1 }")
     messages: list[WindowTable] | None = setting(None, "Messages we send on one connection.", "a list of { n = 5, per_s = 1 }")
+    credits: CreditsTable | None = setting(None, "Token bucket of subscribes, of a connection or the address as the venue counts.",
+                                           "{ cost = 3000, pool = 30000, refill_per_s = 10000 }")
+    max_args_per_msg: int | None = setting(None, "Streams named in one message.", "1 to 1,000,000", **_LIMIT)
+    weight_by_channel: dict[str, _COUNT] | None = setting(None, "Streams of max_per_conn that one of a kind of channel counts for.", "patterns and 1 to 1,000,000")
+    soft_by_channel: dict[str, _COUNT] | None = setting(None, "Streams of a kind of channel on one connection.", "patterns and 1 to 1,000,000")
+    lifetime_s: int | None = setting(None, "Age at which the venue closes a connection.", "60 to 31,536,000", ge=60, le=31_536_000)
+    messages_per_s: int | None = setting(None, "Messages a second one connection is taken to carry.", "10 to 1,000,000", ge=10, le=1_000_000)
     pace_ms: int | None = setting(None, "Shortest time between two messages we send.", "0 to 60,000", ge=0, le=60_000)
 
 
 class VenueTable(_Table):
     urls: dict[str, str] = setting({}, "WebSocket address of an endpoint, instead of the venue's own.", "an endpoint's name and a wss:// address")
+    urls_b: dict[str, str] = setting({}, "WebSocket address of an endpoint for line B, as another host of the venue; absent: that of line A.",
+                                     "an endpoint's name and a wss:// address")
+    source: str = setting("", "Local address that connections leave from; empty: the system's choice.", "an IP address of this machine")
+    source_b: str = setting("", "Local address that connections of line B leave from. The venue counts it apart: with it each line has connections and "
+                            "streams of its own.", "another IP address of this machine than source, which it needs")
     rest: str = setting("", "Base of the REST addresses, instead of the venue's own.", "an https:// address")
     ca_file: str = setting("", "PEM file of the authorities to trust, instead of the system's.", "a readable file, relative to this file")
     rest_weight: WindowTable | None = setting(None, "REST weight this address may spend.", "{ n = 6000, per_s = 60 }")
@@ -132,6 +155,9 @@ class SubscribeTable(_Table):
     channels: list[str] = setting(..., "What to subscribe: a channel with optional depth and speed.",
                                   "one or more of " + ", ".join(CHANNELS) + ", as in \"book20@100ms\"", min_length=1)
     lines: int = setting(1, "Redundant lines: 2 holds every stream on two connections.", "1 or 2", ge=1, le=2)
+    priority: int = setting(9, "Where a connection is throttled and nothing else helps, streams of the lowest priority are shed first; those of 9 never.",
+                            "0 to 9", ge=0, le=9)
+    standby: bool = setting(False, "A second worker holds these instruments in private and takes over when the first one dies.", "true or false")
     limit: int = setting(100, "Instruments \"*\" may take, in the venue's own order.", "1 to 65,536", ge=1, le=INSTRUMENT_MAX)
 
 
@@ -275,6 +301,9 @@ def _check(document, folder):
         yield from _check_venue(name, entry, folder)
     for index, entry in enumerate(_get(document, "subscribe", list)):
         yield from check_subscribe(index, entry)
+        if isinstance(entry, dict) and entry.get("standby") is True and _get(table, "workers", int, 1) < 2:
+            yield ("subscribe", index, "standby"), (f"subscribe[{index}].standby is true, but there is one worker; a standby lives on a second one: set "
+                                                    f"instance.workers = 2")
 
 
 def _get(table, key, kind, default=None):
@@ -328,21 +357,40 @@ def _check_venue(name, entry, folder):
     if found is None:
         yield ("venues", name), f"venues.{name} is not a venue{_mean(name, venues.names())}"
         return
-    for table in ("urls", "limits"):
+    for table in ("urls", "urls_b", "limits"):
         for endpoint in _get(entry, table, dict):
             if endpoint not in found.profiles:
                 yield ("venues", name, table, endpoint), (f"venues.{name}.{table}.{endpoint} is not an endpoint of {name}"
                                                           f"{_mean(endpoint, found.profiles)}")
-    for endpoint, url in _get(entry, "urls", dict).items():
+    for table, endpoint, url in [(table, *row) for table in ("urls", "urls_b") for row in _get(entry, table, dict).items()]:
         problem = address_problem(url, "wss", "ws")
         if problem:
-            yield ("venues", name, "urls", endpoint), f"venues.{name}.urls.{endpoint} is {shown(url)}, {problem}"
+            yield ("venues", name, table, endpoint), f"venues.{name}.{table}.{endpoint} is {shown(url)}, {problem}"
+    yield from _check_sources(name, entry)
     rest = _get(entry, "rest", str)
     if rest and address_problem(rest, "https", "http"):
         yield ("venues", name, "rest"), f"venues.{name}.rest is {shown(rest)}, {address_problem(rest, 'https', 'http')}"
     ca_file = _get(entry, "ca_file", str)
     if ca_file and not os.access(os.path.join(folder, ca_file), os.R_OK):
         yield ("venues", name, "ca_file"), f"venues.{name}.ca_file is {shown(ca_file)}, which is not a readable file"
+
+
+def _check_sources(name, entry):
+    source, source_b = (_get(entry, key, str) for key in ("source", "source_b"))
+    for key, text in (("source", source), ("source_b", source_b)):
+        if text and not _usable_source(text):
+            yield ("venues", name, key), f"venues.{name}.{key} is {shown(text)}, allowed is an IP address of this machine"
+    if source_b and source in ("", source_b):
+        yield ("venues", name, "source_b"), (f"venues.{name}.source_b is {shown(source_b)} and source {shown(source)}; "
+                                             f"give both, and different ones, or leave source_b out")
+
+
+def _usable_source(text):
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not (found.is_multicast or found.is_unspecified)
 
 
 def address_problem(url, secure, plain):
@@ -354,14 +402,14 @@ def address_problem(url, secure, plain):
         parts.port  # the port is read late: 70000 is a ValueError here
     except ValueError as error:
         return f"which is no address ({error})"
-    if parts.scheme == plain and parts.hostname and _loopback(parts.hostname):
+    if parts.scheme == plain and parts.hostname and is_loopback(parts.hostname):
         return ""
     if parts.scheme == plain:
         return f"which is not encrypted; allowed is {secure}://, and {plain}:// on loopback only"
     return "" if parts.scheme == secure and parts.hostname else f"allowed is a {secure}:// address"
 
 
-def _loopback(host):
+def is_loopback(host):
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

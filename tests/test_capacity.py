@@ -1,10 +1,14 @@
 """Budgets never spend above 80 % in any window; profiles are read and overridden."""
+import dataclasses
+
 import pytest
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feedhandler import config, venues
 from feedhandler.capacity.budget import SECOND, Budget, Credits, Rolling
-from feedhandler.capacity.profile import Profile, Window, merge, rest_window
+from feedhandler.capacity.profile import Profile, Window, described, merge, rest_window
 
 steps = st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, 9)), max_size=120)
 
@@ -72,6 +76,23 @@ def test_a_clock_that_jumped_back_frees_nothing():
     assert window.room(5 * SECOND) == 0 and window.room(64 * SECOND) == 0 and window.room(65 * SECOND) == 8
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, SECOND), st.integers(1, 3), st.integers(0, 5 * SECOND)), max_size=40), st.integers(2, 12))
+def test_attempts_that_arrive_late_keep_the_window_when_those_on_their_way_are_counted(steps, n):
+    """A grant arrives at the venue within its validity or while it is pending; it counts from its arrival."""
+    budget, now, pending, arrived = Budget([Window(n, 1.0)]), SECOND, [], []
+    for wait, want, takes in steps:
+        now += wait
+        for at in sorted(at for at in pending if at <= now):
+            pending.remove(at)
+            arrived.append(now)     # heard of now: at the latest
+            budget.renew(now)
+        room = min(want, budget.limit - len(pending))
+        pending += [now + takes] * (budget.take(now, room) if room > 0 else 0)
+    for begin in arrived:
+        assert sum(begin <= at < begin + SECOND for at in arrived) <= max(1, n * 80 // 100)
+
+
 def test_one_request_above_the_whole_limit_goes_alone():
     budget = Budget([Window(10, 1)])
     assert budget.take(0, 20, 20) == 20
@@ -107,3 +128,54 @@ def test_overrides_take_their_place_and_leave_the_original():
 def test_a_named_refusal_beats_a_wildcard(wire, delivered):
     routing = [{"channel_glob": "trades-all", "delivered": False}, {"channel_glob": "candle*", "delivered": False}, {"channel_glob": "*", "delivered": True}]
     assert Profile.read({**profile(), "routing": routing}).delivered(wire) is delivered
+
+
+# -- the profiles of the endpoints we speak ----------------------------------------------------------------------------
+
+BUDGET_KEYS = {
+    "conn": "max_open max_open_scope counts_http attempts reject ban_s first_sub_deadline_s settle_delay_s",
+    "client_msg": "windows window_kind counts_control_frames counts_ops pace_ms credits over",
+    "sub": "max_per_conn soft_per_conn max_per_ip max_dup_per_product_channel max_args_per_msg max_args_chars_per_conn max_msg_bytes "
+           "weight_by_channel soft_by_channel exclusive in_url ack ack_means_data dup_sub",
+    "lifetime": "max_s shutdown_notice notice_lead_s",
+    "rest": "instruments weight budget"}
+PROFILES = [(name, endpoint) for name in venues.names() for endpoint in venues.load(name, 1).profiles]
+
+
+@pytest.mark.parametrize("name,endpoint", PROFILES)
+def test_every_budget_of_every_endpoint_was_looked_up_and_says_when_and_where(name, endpoint):
+    found = venues.load(name, 1).profiles[endpoint]
+    missing = [f"{block}.{key}" for block, keys in BUDGET_KEYS.items() for key in keys.split() if key not in found[block]]
+    assert not missing, "None says that no limit is published; an absent key, that nobody looked"
+    assert found["sources"] and found["as_of"] and found["confidence"]
+    for window in (*found["conn"]["attempts"], *found["client_msg"]["windows"]):
+        assert window["scope"] in ("conn", "ip", "account")
+    rows = described(found)
+    assert {row["kind"] for row in rows} == {"connection", "address", "over time", "learned"}
+    assert all(row["documented"] is None or row["used_to"] is not None or row["what"].startswith("life") for row in rows)
+
+
+def test_every_budget_of_a_profile_can_be_overridden_and_is_shown_so():
+    given = {"max_per_conn": 11, "soft_per_conn": 10, "max_open": 12, "max_per_ip": 13, "max_args_chars_per_conn": 14, "attempts": [{"n": 15, "per_s": 1.0}],
+             "ban_s": 16, "operations": [{"n": 17, "per_s": 1.0}], "messages": [{"n": 18, "per_s": 1.0}], "credits": {"cost": 1, "pool": 19, "refill_per_s": 1},
+             "max_args_per_msg": 20, "weight_by_channel": {"w*": 21}, "soft_by_channel": {"s*": 22}, "lifetime_s": 23, "messages_per_s": 24, "pace_ms": 25}
+    assert given.keys() == config.LimitTable.model_fields.keys()
+    rows = described(merge(venues.load("deribit", 1).profiles["v2"], given))
+    shown = " ".join(f"{row['documented']} {row['used_to']}" for row in rows)
+    assert not [number for number in range(10, 26) if str(number) not in shown]
+    typed = Profile.read(merge(venues.load("deribit", 1).profiles["v2"], given))
+    assert typed.operations == (Window(17, 1.0),) and typed.credits == (19, 1.0) and typed.messages == (Window(17, 1.0), Window(18, 1.0))
+
+
+def test_windows_of_an_address_and_of_a_connection_are_overridden_each_for_itself():
+    first = {**profile(), "client_msg": {"windows": [{"n": 5, "per_s": 1, "scope": "conn"}, {"n": 9, "per_s": 1, "scope": "ip"}]}}
+    assert Profile.read(merge(first, {"messages": [{"n": 2, "per_s": 1.0}]})).messages == (Window(9, 1.0), Window(2, 1.0))
+    assert Profile.read(merge(first, {"operations": [{"n": 2, "per_s": 1.0}]})).operations == (Window(2, 1.0),)
+
+
+def test_what_others_hold_of_an_address_is_not_ours():
+    typed = Profile.read({**profile(max_per_ip=100), "conn": {"max_open": 32, "counts_http": True}})
+    assert (typed.connections_usable, typed.streams_usable) == (24, 80)
+    beside = dataclasses.replace(typed, held_open=20, held_streams=79)
+    assert (beside.connections_usable, beside.streams_usable) == (4, 1)
+    assert dataclasses.replace(typed, held_open=30).connections_usable == 0

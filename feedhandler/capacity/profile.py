@@ -11,6 +11,7 @@ import re
 
 CHANNEL_CACHE_MAX = 1 << 16  # wire texts whose channel is remembered
 USE_PERCENT = 80  # of any documented limit shared by this address
+BAN_DEFAULT_S = 5  # how long nothing is tried where a venue shut us out and neither it nor its documents say for how long
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,6 +19,9 @@ class Window:
     """n events in any per_s seconds."""
     n: int
     per_s: float
+
+
+ATTEMPTS_DEFAULT = (Window(100, 10.0), Window(300, 300.0))   # connection attempts where a venue documents none: those of Binance spot
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,9 +43,15 @@ class Profile:
     counts_http: bool = False
     max_per_ip: int | None = None
     attempts: tuple = ()
+    operations: tuple = ()             # windows of subscribe and unsubscribe messages of all connections together
+    credits: tuple = ()                # (pool, refill_per_s) of such messages, where the venue counts them by address
+    ban_s: int | None = None
+    held_open: int = 0                 # what other instances of this host hold of max_open and max_per_ip
+    held_streams: int = 0
     # operations over time, on one connection
     messages: tuple = ()
     pace_ms: int = 0
+    lifetime_s: float | None = None    # the venue cuts a connection of this age
     # learned or given data rate of one connection
     messages_per_s: int | None = None
 
@@ -58,20 +68,40 @@ class Profile:
             tuple(tuple(pair) for pair in sub.get("exclusive") or ()),
             tuple((route["channel_glob"], bool(route["delivered"])) for route in profile.get("routing") or ()),
             _count(conn, "max_open", where), bool(conn.get("counts_http")), _count(sub, "max_per_ip", where),
-            _windows(conn.get("attempts"), where), _windows(client.get("windows"), where), int(client.get("pace_ms") or 0),
+            _windows(conn.get("attempts"), where), _windows([row for row in client.get("windows") or () if _shared(row)], where),
+            _credits(client, where), _count(conn, "ban_s", where), 0, 0,
+            _windows(client.get("windows"), where), int(client.get("pace_ms") or 0), _table(profile, "lifetime", where).get("max_s"),
             _count(_table(profile, "rate", where), "messages_per_s", where))
 
     @property
     def connections_usable(self):
-        """Connections this address may hold open at once, below the documented limit; None: unlimited."""
-        if self.max_open is None:
-            return None
-        return max(1, self.max_open * USE_PERCENT // 100 - (1 if self.counts_http else 0))
+        """Connections we may hold open at once beside the other instances, below the documented limit; None: unlimited."""
+        return None if self.max_open is None else max(0, self.connections_limit - self.http_open - self.held_open)
+
+    @property
+    def connections_limit(self):
+        """Connections all instances of this host may hold open at once, REST's among them where they count; None: unlimited."""
+        return None if self.max_open is None else max(1 + self.http_open, self.max_open * USE_PERCENT // 100)
+
+    @property
+    def http_open(self):
+        """Connections that REST takes of max_open: one an instance, where the venue counts them together."""
+        return 1 if self.counts_http else 0
 
     @property
     def streams_usable(self):
-        """Streams this address may hold at once; None: unlimited."""
+        """Streams we may hold at once beside the other instances; None: unlimited."""
+        return None if self.max_per_ip is None else max(0, self.streams_limit - self.held_streams)
+
+    @property
+    def streams_limit(self):
+        """Streams all instances of this host may hold at once; None: unlimited."""
         return None if self.max_per_ip is None else max(1, self.max_per_ip * USE_PERCENT // 100)
+
+    @property
+    def shares_operations(self):
+        """Whether subscribe messages of all connections of the address draw from one budget."""
+        return bool(self.operations or self.credits)
 
     @property
     def fill(self):
@@ -125,10 +155,27 @@ def _windows(rows, where):
     return windows
 
 
-_PLACES = {"max_per_conn": ("sub", "max_per_conn"), "soft_per_conn": ("sub", "soft_per_conn"), "max_per_ip": ("sub", "max_per_ip"),
-           "max_args_chars_per_conn": ("sub", "max_args_chars_per_conn"), "max_open": ("conn", "max_open"),
-           "attempts": ("conn", "attempts"), "messages": ("client_msg", "windows"), "pace_ms": ("client_msg", "pace_ms"),
-           "messages_per_s": ("rate", "messages_per_s")}
+def _shared(row):
+    """Whether a window or credits of a profile count all connections of an address or account together."""
+    return (row.get("scope") or "conn") != "conn"
+
+
+def _credits(client, where):
+    """(pool, refill_per_s) in operations of the credits that an address shares; () where there are none."""
+    credits = _table(client, "credits", where)
+    for key in ("cost", "pool", "refill_per_s") if credits else ():
+        if type(credits.get(key)) is not int or credits[key] < 1:
+            raise ValueError(f"profile {where}: credits.{key} is {credits.get(key)!r}, expected a whole number above 0")
+    if not credits or not _shared(credits):
+        return ()
+    return max(1, credits["pool"] // credits["cost"]), credits["refill_per_s"] / credits["cost"]
+
+
+_PLACES = {**{key: ("sub", key) for key in ("max_per_conn", "soft_per_conn", "max_per_ip", "max_args_per_msg", "max_args_chars_per_conn",
+                                            "weight_by_channel", "soft_by_channel")},
+           **{key: ("conn", key) for key in ("max_open", "attempts", "ban_s")},
+           "messages": ("client_msg", "windows"), "operations": ("client_msg", "windows"), "credits": ("client_msg", "credits"),
+           "pace_ms": ("client_msg", "pace_ms"), "lifetime_s": ("lifetime", "max_s"), "messages_per_s": ("rate", "messages_per_s")}
 
 
 def merge(profile, overrides):
@@ -138,7 +185,13 @@ def merge(profile, overrides):
         if key not in _PLACES:
             raise ValueError(f"limit {key!r} is not known; there are {', '.join(_PLACES)}")
         table, field = _PLACES[key]
-        merged[table] = {**(merged.get(table) or {}), field: value}
+        old = merged.get(table) or {}
+        if field == "windows":   # those of a connection and those of the address stand in one list
+            shared = key == "operations"
+            value = [row for row in old.get(field) or () if _shared(row) != shared] + [{**row, "scope": "ip" if shared else "conn"} for row in value]
+        elif key == "credits":   # whose they are does not change with how many there are
+            value = {"scope": (old.get(key) or {}).get("scope", "conn"), **value}
+        merged[table] = {**old, field: value}
     Profile.read(merged)
     return merged
 
@@ -195,13 +248,14 @@ def _of_address(profile, typed):
     conn = profile.get("conn") or {}
     scope = conn.get("max_open_scope") or "ip"
     yield _row("address", f"connections open ({scope})", typed.max_open, typed.connections_usable, "one is left for REST" if typed.counts_http else "")
-    if typed.max_per_ip:
-        yield _row("address", "streams (ip)", typed.max_per_ip, typed.streams_usable)
-    ban = f"over it: {conn['ban_s']} s ban" if conn.get("ban_s") else ""
+    yield _row("address", "streams (ip)", typed.max_per_ip, typed.streams_usable)
     for window in conn.get("attempts") or ():
-        yield _window("address", "connection attempts", window, ban)
-    if not conn.get("attempts"):
-        yield _row("address", "connection attempts", None, None, "the permits keep to a default of ours")
+        yield _window("address", "connection attempts", window, conn.get("reject") or "")
+    for window in () if conn.get("attempts") else ATTEMPTS_DEFAULT:
+        yield _row("address", "connection attempts", None, f"{window.n * USE_PERCENT // 100:,} in {window.per_s:g} s", "a default of ours")
+    yield _row("address", "ban over a limit", f"{typed.ban_s:,} s" if typed.ban_s else None, f"{typed.ban_s or BAN_DEFAULT_S:,} s",
+               "repeated, it is taken for twice as long; Retry-After goes before")
+    yield from _operations(profile, True)
     weight = rest_window(profile)
     if weight:
         yield _window("address", "REST weight", {"n": weight.n, "per_s": weight.per_s, "scope": "ip"}, "")
@@ -209,21 +263,30 @@ def _of_address(profile, typed):
 
 def _over_time(profile):
     client = profile.get("client_msg") or {}
+    found = list(_operations(profile, False))
+    yield from found
+    if not found:
+        yield _row("over time", "messages we send", None, None)
+    if client.get("pace_ms"):
+        yield _row("over time", "pause between two of them", None, f"{client['pace_ms']} ms", "ours")
+    lifetime = (profile.get("lifetime") or {}).get("max_s")
+    yield _row("over time", "life of a connection", f"{lifetime:,} s" if lifetime else None, None)
+
+
+def _operations(profile, shared):
+    """Rows of messages over time: those of all connections of an address together, or those of each connection."""
+    client, kind = profile.get("client_msg") or {}, "address" if shared else "over time"
     counted = "subscribe, unsubscribe and login" if client.get("counts_ops") == "sub_unsub_login" else "all texts"
     counted += ", pings and pongs" if client.get("counts_control_frames") else ""
     strict = "in any such span; " if client.get("window_kind") == "rolling_strict" else ""
     for window in client.get("windows") or ():
-        yield _window("over time", "messages we send", window, f"{strict}counts {counted}")
+        if _shared(window) == shared:
+            yield _window(kind, "messages we send", window, f"{strict}counts {counted}")
     credits = client.get("credits")
-    if credits:
-        yield _row("over time", "credits", f"{credits['cost']:,} a subscribe of {credits['pool']:,}, {credits['refill_per_s']:,} more a second",
-                   f"{credits['pool'] * USE_PERCENT // 100:,}, {credits['refill_per_s'] * USE_PERCENT // 100:,} a second")
-    if not client.get("windows") and not credits:
-        yield _row("over time", "messages we send", None, None)
-    if client.get("pace_ms"):
-        yield _row("over time", "pause between two of them", None, f"{client['pace_ms']} ms", "ours")
-    if (profile.get("lifetime") or {}).get("max_s"):
-        yield _row("over time", "life of a connection", f"{profile['lifetime']['max_s']:,} s", None)
+    if credits and _shared(credits) == shared:
+        yield _row(kind, "credits" + (f" ({credits['scope']})" if shared else ""),
+                   f"{credits['cost']:,} a subscribe of {credits['pool']:,}, {credits['refill_per_s']:,} more a second",
+                   f"{credits['pool'] * USE_PERCENT // 100:,}, {credits['refill_per_s'] * USE_PERCENT // 100:,} a second", client.get("over") or "")
 
 
 def _window(kind, what, window, note):

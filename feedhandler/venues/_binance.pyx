@@ -1019,14 +1019,22 @@ def binance_futures_instruments(venue, bodies, inverse):
 
 
 def binance_profile(endpoint, url, **blocks):
-    """A capacity profile of one Binance endpoint: what all share, and the blocks that differ."""
+    """A capacity profile of one Binance endpoint: what all share, and the blocks that differ. None: not published."""
     profile = {
         "venue": "binance", "endpoint": endpoint, "as_of": "2026-07-31",
         "url": {"primary": url},
         "liveness": {"server_ping": "frame", "server_ping_s": 180, "pong_deadline_s": 600, "pong_echo_payload": True,
                      "client_ping": None},
-        "lifetime": {"max_s": 86400, "shutdown_notice": "serverShutdown"},
+        "conn": {"max_open": None, "max_open_scope": None, "counts_http": False, "attempts": [], "reject": "", "ban_s": None,
+                 "first_sub_deadline_s": None, "settle_delay_s": 0},
+        "client_msg": {"counts_ops": "all", "credits": None},
+        "sub": {"max_per_conn": 1024, "soft_per_conn": None, "max_per_ip": None, "max_dup_per_product_channel": None,
+                "max_args_per_msg": None, "max_args_chars_per_conn": None, "max_msg_bytes": None, "weight_by_channel": {},
+                "soft_by_channel": {}, "exclusive": [], "in_url": True, "ack": "per_request", "ack_means_data": False, "dup_sub": "unknown"},
+        "lifetime": {"max_s": 86400, "shutdown_notice": "serverShutdown", "notice_lead_s": None},
         "wire": {"opcode": "text", "codec": "json", "payload_compression": "none", "permessage_deflate": "unknown"},
         "time": {"unit": "ms", "engine_field": "T", "send_field": "E"},
     }
+    for name in ("conn", "client_msg", "sub"):
+        blocks[name] = {**profile[name], **blocks.get(name, {})}
     return profile | blocks

@@ -23,10 +23,9 @@ SNAPSHOT_WEIGHTS = {50: 2, 100: 5, 500: 10, 1000: 20}  # limit -> weight, of 2,4
 PROFILES = {"coinm": binance_profile(
     "coinm", "wss://dstream.binance.com/stream", confidence="assumed", sources=["developers.binance.com: COIN-M market streams, 2026-06-27 and 2026-07-26", "probes of 2026-09"],
     notes=["1,024 streams and 10 messages/s are quoted in the USD-M style; the COIN-M pages have no such numbers"],
-    conn={"max_open": None, "attempts": []},
     client_msg={"windows": [{"n": 10, "per_s": 1, "scope": "conn"}], "counts_control_frames": True,
                 "window_kind": "rolling_strict", "pace_ms": 300, "over": "close 1008; IP ban"},
-    sub={"max_per_conn": 1024, "soft_per_conn": 200, "in_url": True, "ack": "per_request", "ack_means_data": False},
+    sub={"soft_per_conn": 200},
     overload={"policy": "disconnect"},
     book={"snapshot": "rest", "seq": {"first": "U", "last": "u", "prev": "pu", "rule": "prev_eq_last"},
           "checksum": "none", "resync": "rest_snapshot", "rest_snapshot": "/dapi/v1/depth?limit=1000", "rest_weight": 20},

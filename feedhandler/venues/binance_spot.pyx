@@ -34,11 +34,10 @@ ABSENT = {
 
 PROFILES = {"spot.json": binance_profile(
     "spot.json", "wss://stream.binance.com:9443/stream", confidence="official", sources=["github.com/binance/binance-spot-api-docs at a5e0bc3, 2026-07-21"],
-    conn={"max_open": None, "attempts": [{"n": 300, "per_s": 300, "scope": "ip"}]},
+    conn={"attempts": [{"n": 300, "per_s": 300, "scope": "ip"}]},
     client_msg={"windows": [{"n": 5, "per_s": 1, "scope": "conn"}], "counts_control_frames": True,
                 "window_kind": "rolling_strict", "pace_ms": 300,
                 "over": "close 1008 Too many requests; repeat offenders IP ban"},
-    sub={"max_per_conn": 1024, "in_url": True, "ack": "per_request", "ack_means_data": False},
     liveness={"server_ping": "frame", "server_ping_s": 20, "pong_deadline_s": 60, "pong_echo_payload": True,
               "client_ping": None},
     overload={"policy": "disconnect", "close_codes": {"1008": "Too many requests / Pong timeout"}},

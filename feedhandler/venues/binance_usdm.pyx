@@ -44,7 +44,7 @@ PROFILES = {
         "usdm.public", "wss://fstream.binance.com/public/stream", confidence="official+measured", sources=SOURCES,
         notes=["@trade is not in the official list; measured on this route by a third party",
                "connect-attempt cap not published", "unrouted /ws and /stream behave as this route since 2026-04-23"],
-        routing=_routing(PUBLIC_ONLY, MARKET_ONLY), conn={"max_open": None, "attempts": []}, client_msg=CLIENT_MSG, sub=SUB,
+        routing=_routing(PUBLIC_ONLY, MARKET_ONLY), client_msg=CLIENT_MSG, sub=SUB,
         overload={"policy": "disconnect"},
         book={"snapshot": "rest", "seq": {"first": "U", "last": "u", "prev": "pu", "rule": "prev_eq_last"},
               "checksum": "none", "resync": "rest_snapshot", "rest_snapshot": "/fapi/v1/depth?limit=1000",
@@ -53,7 +53,7 @@ PROFILES = {
     "usdm.market": binance_profile(
         "usdm.market", "wss://fstream.binance.com/market/stream", confidence="official+measured", sources=SOURCES,
         notes=["no book channel on this route"], routing=_routing(MARKET_ONLY, PUBLIC_ONLY),
-        conn={"max_open": None, "attempts": []}, client_msg=CLIENT_MSG, sub=SUB, overload={"policy": "disconnect"}, book={},
+        client_msg=CLIENT_MSG, sub=SUB, overload={"policy": "disconnect"}, book={},
         rest=REST),
 }
 
