@@ -10,6 +10,8 @@ from feedhandler.capacity.profile import USE_PERCENT
 
 SECOND = 1_000_000_000
 SPENT_MAX = 100_000  # entries of one window; the largest documented limit of this kind is 6,000 a minute
+PUNISHED_MAX_NS = 3600 * SECOND   # a punishment that names no end is taken for this long at most, however often it comes
+FORGIVE_NS = 3600 * SECOND        # so long after the last one it is taken as the first again
 
 
 class Rolling:
@@ -35,6 +37,16 @@ class Rolling:
         last = self.spent[-1][0] if self.spent else now_ns
         self.spent.append((max(now_ns, last), amount))
         self.used += amount
+
+    def renew(self, now_ns):
+        """What was granted once reached the venue only now: the oldest entry counts from here."""
+        self._expire(now_ns)
+        if self.spent:
+            at_ns, amount = self.spent.popleft()
+            self.used -= 1
+            if amount > 1:
+                self.spent.appendleft((at_ns, amount - 1))
+        self.spend(now_ns, 1)
 
     def ready_ns(self, now_ns, amount):
         """When `amount` may be spent. More than the whole limit goes when the window is empty."""
@@ -64,6 +76,9 @@ class Credits:
         self.refill_per_ns = refill_per_s * USE_PERCENT / 100 / SECOND
         self.level, self.at_ns = float(self.limit), None
 
+    def renew(self, now_ns):
+        """A pool does not mind when."""
+
     def room(self, now_ns):
         if self.at_ns is not None and now_ns > self.at_ns:
             self.level = min(self.limit, self.level + (now_ns - self.at_ns) * self.refill_per_ns)
@@ -82,6 +97,7 @@ class Credits:
         return [[self.at_ns or 0, self.level]]
 
     def load(self, entries, now_ns):
+        """A level of the future is of now: a clock that jumped back costs time, never credits that are not there."""
         for at_ns, level in entries:
             self.at_ns, self.level = min(at_ns, now_ns), min(self.limit, level)
 
@@ -92,6 +108,7 @@ class Budget:
     def __init__(self, windows=(), credits=None):
         self.parts = [Rolling(window.n, window.per_s) for window in windows] + ([credits] if credits else [])
         self.banned_ns, self.reason = 0, ""
+        self.punished = 0     # how often without an end named
 
     def take(self, now_ns, want, least=1):
         """Spend up to `want` now and answer how much: 0 inside a ban or when fewer than `least` are left.
@@ -107,6 +124,11 @@ class Budget:
             part.spend(now_ns, granted)
         return granted
 
+    def renew(self, now_ns):
+        """Count one that was granted earlier from now on."""
+        for part in self.parts:
+            part.renew(now_ns)
+
     @property
     def limit(self):
         return min((part.limit for part in self.parts), default=math.inf)
@@ -120,13 +142,24 @@ class Budget:
         if until_ns > self.banned_ns:
             self.banned_ns, self.reason = until_ns, reason
 
+    def punish(self, now_ns, first_ns, reason):
+        """A ban whose end the venue did not name: first_ns, and twice as long each time it comes again.
+
+        Within a running ban it is the same event, heard of on another connection."""
+        if now_ns < self.banned_ns:
+            return
+        if now_ns >= self.banned_ns + FORGIVE_NS:
+            self.punished = 0
+        self.ban(now_ns + max(first_ns, min(first_ns << self.punished, PUNISHED_MAX_NS)), reason)
+        self.punished = min(self.punished + 1, 40)
+
     def used(self, now_ns):
         """(spent, allowed) of the part with the least room; (0, 0) without limits."""
         tight = min(self.parts, key=lambda part: part.room(now_ns) / part.limit, default=None)
         return (0, 0) if tight is None else (tight.limit - tight.room(now_ns), tight.limit)
 
     def dump(self):
-        return {"parts": [part.dump() for part in self.parts], "banned_ns": self.banned_ns, "reason": self.reason}
+        return {"parts": [part.dump() for part in self.parts], "banned_ns": self.banned_ns, "reason": self.reason, "punished": self.punished}
 
     def load(self, document, now_ns):
         """What dump() gave. A window that has no counterpart any more (a changed limit) is spent in all of them."""
@@ -134,4 +167,4 @@ class Budget:
         for index, part in enumerate(self.parts):
             entries = saved[index] if index < len(saved) else saved[-1] if saved else []
             part.load(entries, now_ns)
-        self.banned_ns, self.reason = document["banned_ns"], document["reason"]
+        self.banned_ns, self.reason, self.punished = document["banned_ns"], document["reason"], document["punished"]

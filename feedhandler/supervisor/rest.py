@@ -32,10 +32,12 @@ Reply = collections.namedtuple("Reply", "status body reason retry_s", defaults=(
 
 
 class Rest:
-    """base is the address before the path; key names the budget in the ledger."""
+    """base is the address before the path; key names the budget in the ledger; counted: budgets of connection attempts
+    where the venue counts them together with REST: then one request at a time goes out, and a ban is theirs too."""
 
-    def __init__(self, venue, base, ca_file, ledger, key, log):
+    def __init__(self, venue, base, ca_file, ledger, key, log, counted=()):
         self.venue, self.base, self.ledger, self.key, self.log = venue, base.rstrip("/"), ledger, key, log
+        self.counted, self.open_max = counted, 1 if counted else OPEN_MAX
         self.tls = ssl.create_default_context(cafile=ca_file or None)
         self.session = None
         self.queue, self.order, self.more = [], itertools.count(), asyncio.Event()
@@ -55,7 +57,7 @@ class Rest:
     async def _run(self):
         """Take requests in order; each waits for its budget here, so that none overtakes an earlier one."""
         while True:
-            while not self.queue or len(self.open) >= OPEN_MAX:
+            while not self.queue or len(self.open) >= self.open_max:
                 self.more.clear()
                 await self.more.wait()
             request, future = self.queue[0][2:]
@@ -90,7 +92,7 @@ class Rest:
     async def _fetch(self, request):
         if self.session is None:
             self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-                                                 connector=aiohttp.TCPConnector(ssl=self.tls, limit=OPEN_MAX))
+                                                 connector=aiohttp.TCPConnector(ssl=self.tls, limit=self.open_max))
         self.sent += 1
         try:
             async with self.session.get(self.base + request.path) as answer:
@@ -114,7 +116,10 @@ class Rest:
             return Reply(answer.status, b"", reason, 1.0)
         wait_s = retry_after(answer.headers.get("Retry-After"), RETRY_AFTER_DEFAULT_S.get(answer.status, 1.0), time.time())
         self.punished += 1
-        self.ledger.ban(self.key, wait_s, f"{self.venue} REST: {reason}")
+        ban = self.ledger.ban if "Retry-After" in answer.headers else self.ledger.punish
+        for key in (self.key, *self.counted):
+            ban(key, wait_s, f"{self.venue} REST: {reason}")
+        wait_s = max(wait_s, self.ledger.wait_s(self.key))
         self.log("rest_banned", venue=self.venue, status=answer.status, retry_s=wait_s, reason=said)
         return Reply(answer.status, b"", reason, wait_s)
 
