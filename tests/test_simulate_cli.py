@@ -48,7 +48,7 @@ def test_it_ends_after_its_seconds_with_a_line_of_progress():
 
 @pytest.mark.parametrize("arguments,text", [(["--venue", "nasdaq"], "use one of binance-coinm"), (["--speed", "fast"], "--speed"), (["--wait-subscriptions", "-1"], "--wait-subscriptions"),
                                             (["--venue", "okx", "--venue", "kraken", "--capture", __file__], "exactly one --venue"),
-                                            (["--fault", "drop,symbol"], "FIELD=VALUE")])
+                                            (["--fault", "drop,symbol"], "FIELD=VALUE"), (["--heavy", "BTCUSDT=0"], "SYMBOL=FACTOR with a factor of 1..1000")])
 def test_a_wrong_argument_is_a_usage_error_that_says_what_is_right(arguments, text):
     result = CliRunner().invoke(cmd_simulate, arguments)
     assert result.exit_code == 2 and text in result.output
@@ -72,6 +72,20 @@ def test_a_rate_is_kept_over_venues_and_connections():
             await asyncio.sleep(1)
             assert (simulator.frames_sent - sent) / (simulator.clock() - begin) == pytest.approx(5000, rel=0.1)
             assert len(second.frames) > 1000
+    run(main())
+
+
+def test_with_a_rate_each_who_subscribes_to_twice_as_much_gets_twice_as_much():
+    async def main():
+        async with running(venues=("okx",), instruments=4, rate_each=500, tls=False) as simulator:
+            client = await connect(simulator, "okx", "public")
+            for symbols in (list(simulator.sides["okx"].instruments)[:2], list(simulator.sides["okx"].instruments)[2:]):
+                before = simulator.market_rate()
+                client.send({"op": "subscribe", "args": [{"channel": "books", "instId": symbol} for symbol in symbols]})
+                await client.until(lambda: simulator.market_rate() == before + 1000)
+                sent, begin = simulator.frames_sent, simulator.clock()
+                await asyncio.sleep(0.4)
+                assert (simulator.frames_sent - sent) / (simulator.clock() - begin) == pytest.approx(simulator.market_rate(), rel=0.15)
     run(main())
 
 

@@ -1,10 +1,11 @@
 """Each fault does what it says, to whom it says, as often as it says, and is recorded."""
 import asyncio
 import json
+import time
 
 import picows
 import pytest
-from feedhandler.simulate import faults
+from feedhandler.simulate import faults, throttle
 from feedhandler.simulate.server import running
 from simulate_client import TestBook, connect, get, hold, loads, post_fault, run
 
@@ -192,6 +193,68 @@ def test_a_slow_connection_gets_no_more_than_its_bytes():
             before = simulator.bytes_sent
             await asyncio.sleep(0.5)
             assert 0 < simulator.bytes_sent - before <= 31_000
+    run(main())
+
+
+def test_frames_are_split_where_they_end_and_a_broken_one_is_kept_as_it_is():
+    whole = [faults.framed(b"x" * size) for size in (0, 125, 126, 65_535, 65_536)]
+    assert throttle.split(b"".join(whole)) == whole
+    broken = faults.header(1000) + b"short"
+    assert throttle.split(b"".join(whole) + broken) == [*whole, broken]
+
+
+@pytest.mark.parametrize("limit", [{"messages_per_s": 50}, {"bytes_per_s": 50 * 102}])
+def test_a_throttle_lets_no_more_than_its_rate_through_and_the_rest_comes_late_in_order(limit):
+    held = throttle.Throttle(0.0, until=10.0, **limit)
+    out = b""
+    for tick in range(1, 100):      # 100 messages a second for a second
+        out += held.pass_on(faults.framed(b"%0100d" % tick), tick / 100)
+    assert len(out) // 102 == pytest.approx(50, abs=2)
+    assert held.late_s(1.0) == pytest.approx(0.5, abs=0.05) and held.size == 99 * 102 - len(out)
+    out += held.pass_on(b"", 10.0)
+    assert throttle.split(out) == [faults.framed(b"%0100d" % tick) for tick in range(1, 100)] and held.is_over(10.0)
+
+
+def test_a_throttled_connection_gets_every_update_ever_later_and_the_others_get_theirs_at_once():
+    async def main():
+        async with running(rate=1000, instruments=2) as simulator:
+            client, other = await depth_client(simulator), await depth_client(simulator, "ethusdt")
+            simulator.faults.add("throttle", symbol="BTCUSDT", messages_per_s=100)
+            connection, = [one for one in simulator.connections if one.throttle]
+            seen, fair = len(client.frames), len(other.frames)
+            await other.count(fair + 400)
+            assert len(client.frames) - seen < 200
+            assert age_ms(client.frames[-1]) > 200 > age_ms(other.frames[-1])
+            simulator.faults.clear()
+            await client.until(lambda: connection.throttle is None)
+            await hold(simulator, client)
+            assert not breaks(client.frames) and len(client.frames) - seen >= 400
+    run(main())
+
+
+def age_ms(frame):
+    return time.time() * 1000 - json.loads(frame)["data"]["E"]
+
+
+def test_a_connection_throttled_for_too_long_is_closed_as_a_slow_one():
+    async def main():
+        async with running(rate=1000, instruments=1) as simulator:
+            client = await depth_client(simulator)
+            simulator.faults.add("throttle", messages_per_s=100, drop_after_s=0.3)
+            assert await client.gone() == (1008, b"Slow consumer")
+            with pytest.raises(faults.FaultError, match="messages_per_s or bytes_per_s"):
+                simulator.faults.add("throttle")
+    run(main())
+
+
+def test_a_venue_with_a_rate_limit_holds_back_the_heavy_connection_only():
+    async def main():
+        async with running(rate=1100, instruments=2, throttle_above=300, heavy={"BTCUSDT": 10}) as simulator:
+            heavy, light = await depth_client(simulator), await depth_client(simulator, "ethusdt")
+            seen = len(light.frames)
+            await light.count(seen + 80)
+            late = {one.identity: one.throttle.late_s(simulator.clock()) for one in simulator.connections}
+            assert min(late.values()) < 0.1 < max(late.values()) and len(light.frames) * 10 > len(heavy.frames) > len(light.frames)
     run(main())
 
 

@@ -6,12 +6,15 @@ import sys
 import click
 
 PROGRESS_S = 1.0
+HEAVY_MAX = 1000
 
 
 @click.command("simulate")
 @click.option("--venue", "venues", multiple=True, help="Venue to simulate; may be repeated. Default: binance-spot.")
 @click.option("--instruments", default=10, show_default=True, type=click.IntRange(1, 5000), help="Instruments a venue.")
 @click.option("--rate", default=1000.0, show_default=True, type=click.FloatRange(min=0.1), help="Data messages a second over all venues.")
+@click.option("--rate-each", default=0.0, type=click.FloatRange(min=0), metavar="MSG_PER_S",
+              help="Data messages a second of every subscribed stream, instead of --rate: who subscribes to more gets more.")
 @click.option("--seed", default=1, show_default=True, help="The same seed gives the same market.")
 @click.option("--levels", default=40, show_default=True, type=click.IntRange(12, 1000), help="Levels a side at the start.")
 @click.option("--capture", type=click.Path(exists=True, dir_okay=False), help="Play this recording on the one --venue named.")
@@ -27,6 +30,10 @@ PROGRESS_S = 1.0
 @click.option("--lifetime", default=86_400.0, show_default=True, help="Seconds until a connection is cut.")
 @click.option("--time-scale", default=1.0, show_default=True, help="Factor on bans, idle times and deadlines.")
 @click.option("--snapshot-pause", default=0.0, show_default=True, help="Seconds an instrument stands still after a REST book was served.")
+@click.option("--throttle-above", default=0.0, type=click.FloatRange(min=0), metavar="MSG_PER_S",
+              help="Messages a second a connection is sent; what is above is queued and comes late. 0: no such limit.")
+@click.option("--throttle-drop", default=0.0, type=click.FloatRange(min=0), metavar="SECONDS", help="Close a connection that is throttled so late. 0: never.")
+@click.option("--heavy", "heavies", multiple=True, metavar="SYMBOL=FACTOR", help="An instrument with so many times the events of another one; may be repeated.")
 @click.option("--fault", "faults", multiple=True, metavar="KIND[,FIELD=VALUE]…", help="Inject a fault; as drop,symbol=BTCUSDT,channel=book,skip=100.")
 @click.option("--directory", default="", help="Where ca.pem is written; default: a temporary directory.")
 @click.option("--config-out", type=click.Path(dir_okay=False), help="Write a feedhandler configuration that reads from here.")
@@ -35,7 +42,7 @@ PROGRESS_S = 1.0
 @click.option("--oracle-out", type=click.Path(dir_okay=False), help="On exit, write what a correct receiver must have.")
 @click.option("--json", "as_json", is_flag=True, help="Print endpoints at the start and the report at the end as JSON lines.")
 def cmd_simulate(venues, capture, speed, faults, config_out, oracle_out, seconds, exit_when_done, as_json, plain, no_limits, name, workers,
-                 **options):
+                 heavies, **options):
     """Run simulated venues on loopback, with their protocols, limits and punishments.
 
     \b
@@ -55,6 +62,8 @@ def cmd_simulate(venues, capture, speed, faults, config_out, oracle_out, seconds
         positive(options["wait_subscriptions"], "--wait-subscriptions")
     options["snapshot_pause_s"] = options.pop("snapshot_pause")
     options["lifetime_s"] = options.pop("lifetime")
+    options["throttle_drop_s"] = options.pop("throttle_drop")
+    options["heavy"] = dict(parse_heavy(text) for text in heavies)
     config = SimulatorConfig(venues=venues, captures={venues[0]: capture} if capture else {}, speed=speed, tls=not plain, enforce=not no_limits, **options)
     try:
         simulator = Simulator(config)
@@ -87,8 +96,16 @@ def parse_fault(text):
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"--fault {text!r}: {pair!r} is not FIELD=VALUE")
-        fault[name] = int(value) if value.isdigit() else float(value) if name in ("seconds",) else value
+        fault[name] = int(value) if value.isdigit() else float(value) if name in ("seconds", "messages_per_s", "drop_after_s") else value
     return fault
+
+
+def parse_heavy(text):
+    """(symbol, factor) of SYMBOL=FACTOR."""
+    symbol, _, factor = text.partition("=")
+    if not symbol or not factor.isdigit() or int(factor) not in range(1, HEAVY_MAX + 1):
+        raise click.UsageError(f"--heavy {text!r} is not SYMBOL=FACTOR with a factor of 1..{HEAVY_MAX}")
+    return symbol, int(factor)
 
 
 class Outputs:

@@ -7,9 +7,11 @@ import itertools
 import re
 import struct
 
+from feedhandler.simulate.throttle import Throttle
+
 FRAME_KINDS = ("drop", "duplicate", "reorder", "corrupt", "malformed", "oversize", "fragment", "masked", "bad_utf8", "rsv")
 SUBSCRIBE_KINDS = ("silent", "ack_lost", "reject")
-CONNECTION_KINDS = ("stall", "half_open", "slow", "disconnect", "reset", "notice")
+CONNECTION_KINDS = ("stall", "half_open", "slow", "throttle", "disconnect", "reset", "notice")
 VENUE_KINDS = ("refuse", "rest_error")
 KINDS = FRAME_KINDS + SUBSCRIBE_KINDS + CONNECTION_KINDS + VENUE_KINDS
 
@@ -33,10 +35,12 @@ class Fault:
     channel: str = ""
     count: int = 1              # deliveries, subscribes or connections it is applied to
     skip: int = 0               # matching deliveries let through first
-    seconds: float = 0.0        # how long (stall, slow, refuse, rest_error); 0: until cleared
+    seconds: float = 0.0        # how long (stall, slow, throttle, refuse, rest_error); 0: until cleared
     code: int = CLOSE_CODE_DEFAULT
     size: int = OVERSIZE_DEFAULT
-    bytes_per_s: int = SLOW_BYTES_PER_S
+    bytes_per_s: int = 0        # slow, throttle: what a connection is sent at most; 0: slow has its own, throttle any number
+    messages_per_s: float = 0   # throttle
+    drop_after_s: float = 0     # throttle: close the connection as a slow one when it is so late; 0: never
     identity: int = 0
     injected: int = 0
 
@@ -66,10 +70,12 @@ class Faults:
         unknown = set(fields) - {field.name for field in dataclasses.fields(Fault)}
         if unknown:
             raise FaultError(f"fault {kind}: {', '.join(sorted(unknown))} is not a field; use venue, symbol, channel, count, "
-                             f"skip, seconds, code, size or bytes_per_s")
+                             f"skip, seconds, code, size, bytes_per_s, messages_per_s or drop_after_s")
         if fields.get("venue") and fields["venue"] not in self.simulator.sides:
             raise FaultError(f"fault {kind}: venue {fields['venue']!r} is not simulated; running are {', '.join(self.simulator.sides)}")
         fault = Fault(kind, identity=next(self.identities), **fields)
+        if kind == "throttle" and not (fault.bytes_per_s or fault.messages_per_s):
+            raise FaultError("fault throttle: say how much still comes, with messages_per_s or bytes_per_s")
         if kind in FRAME_KINDS:
             self.waiting.append(fault)
             for stream in self.simulator.streams():
@@ -91,7 +97,8 @@ class Faults:
             stream.faults.clear()
         for connection in self.simulator.connections:
             connection.stalled_until = connection.half_open = 0
-            connection.bytes_per_s = 0
+            if connection.throttle:
+                connection.throttle.until = 0       # what waits is sent, and the venue's own rate holds again
 
     def record(self, fault, **what):
         fault.injected += 1
@@ -161,7 +168,9 @@ class Faults:
             elif fault.kind == "half_open":
                 connection.go_dark()
             elif fault.kind == "slow":
-                connection.bytes_per_s, connection.slow_until = fault.bytes_per_s, until
+                connection.hold_back(Throttle(now, 0, fault.bytes_per_s or SLOW_BYTES_PER_S, until))
+            elif fault.kind == "throttle":
+                connection.hold_back(Throttle(now, fault.messages_per_s, fault.bytes_per_s, until, fault.drop_after_s))
             elif fault.kind == "disconnect":
                 connection.close(fault.code, "closed by the simulator")
             elif fault.kind == "reset":

@@ -27,6 +27,7 @@ from feedhandler.simulate import certificates, limits, market
 from feedhandler.simulate.faults import Faults, FaultError, header
 from feedhandler.simulate.oracle import Oracle
 from feedhandler.simulate.player import Player
+from feedhandler.simulate.throttle import Throttle
 from feedhandler.simulate.venues import load, names
 from feedhandler.simulate.venues.side import Reply
 
@@ -51,6 +52,7 @@ class SimulatorConfig:
     venues: tuple = ("binance-spot",)
     instruments: int = 10
     rate: float = 1000.0            # data messages a second over all venues and connections
+    rate_each: float = 0.0          # messages a second of every subscribed stream, instead: who takes more gets more. 0: `rate` holds
     speed: float | str = 1.0        # of a capture, or "max"; "max" also lifts the rate of the synthetic market
     seed: int = 1
     levels: int = market.LEVELS_DEFAULT
@@ -69,6 +71,9 @@ class SimulatorConfig:
     snapshot_delay_s: float = 0.02  # a REST book is this old when it is answered
     snapshot_pause_s: float = 0.0   # keep the instrument still so long after a REST book: makes the L1 path exact
     backlog_max: int = BACKLOG_MAX
+    throttle_above: float = 0.0     # messages a second that one connection is sent; what is above waits, and comes late. 0: any number
+    throttle_drop_s: float = 0.0    # a connection so late is closed as a slow one; 0: only when backlog_max is reached
+    heavy: dict = dataclasses.field(default_factory=dict)        # symbol -> how many times the events of another instrument
     close_at_end: bool = False      # close all connections when the captures have been played
 
 
@@ -103,7 +108,7 @@ class Connection(picows.WSListener):
         self.closing = False
         self.stalled_until = 0.0
         self.half_open = False
-        self.bytes_per_s, self.slow_until, self.slow_at = 0, 0.0, 0.0
+        self.throttle = simulator.venue_throttle()
         self.opened_at = self.received_at = self.sent_at = simulator.clock()
         self.notice_sent = False
         self.transport = None
@@ -209,12 +214,14 @@ class Connection(picows.WSListener):
 
     def flush(self):
         """Write what is queued, unless the transport is full or a fault holds it."""
-        if not self.out or self.paused or self.closing or self.held():
+        if not (self.out or self.throttle) or self.paused or self.closing or self.held():
             return
         data = b"".join(self.out)
         self.out.clear()
-        if self.bytes_per_s:
-            data = self.throttle(data)
+        if self.throttle:
+            data = self.throttled(data)
+        if not data:
+            return
         self.transport.underlying_transport.write(data)
         self.sent_at = self.now()
         self.simulator.bytes_sent += len(data)
@@ -236,21 +243,22 @@ class Connection(picows.WSListener):
     def held(self):
         return self.half_open or self.stalled_until and self.now() < self.stalled_until
 
-    def throttle(self, data):
-        """At most bytes_per_s; the rest stays queued."""
+    def hold_back(self, throttle):
+        """Send no more than this Throttle allows, from now on; what waits in another one waits on."""
+        if self.throttle:
+            throttle.queue, throttle.size = self.throttle.queue, self.throttle.size
+        self.throttle = throttle
+
+    def throttled(self, data):
+        """The part of it, and of what waits before it, whose time has come."""
         now = self.now()
-        if now >= self.slow_until:
-            self.bytes_per_s = 0
-            return data
-        allowed = int(min(now - self.slow_at, 1.0) * self.bytes_per_s)
-        if allowed:
-            self.slow_at = now
-        if len(data) > allowed:
-            self.out.append(data[allowed:])
-        return data[:allowed]
+        data = self.throttle.pass_on(data, now)
+        if self.throttle.is_over(now):
+            self.throttle = self.simulator.venue_throttle()
+        return data
 
     def backlog(self):
-        return sum(map(len, self.out))
+        return sum(map(len, self.out)) + (self.throttle.size if self.throttle else 0)
 
 
 class Simulator:
@@ -291,6 +299,11 @@ class Simulator:
     def next_identity(self):
         self.identities += 1
         return self.identities
+
+    def venue_throttle(self):
+        """The Throttle of every connection, or None where the venue has no limit on the rate."""
+        above = self.config.throttle_above
+        return Throttle(self.clock(), messages_per_s=above, drop_after_s=self.config.throttle_drop_s) if above else None
 
     def streams(self):
         return [stream for side in self.sides.values() for stream in side.streams.values()]
@@ -348,7 +361,7 @@ class Simulator:
         """Send what is queued, close every connection (1001), end every task, close both ports."""
         self.held_sending = True
         deadline = self.clock() + STOP_DRAIN_S
-        while any(connection.out and not connection.held() for connection in self.connections) and self.clock() < deadline:
+        while any(connection.backlog() and not connection.held() for connection in self.connections) and self.clock() < deadline:
             self.flush()
             await asyncio.sleep(TURN_S)
         self.stopping = True
@@ -490,7 +503,7 @@ class Simulator:
         instrument = stream.instrument
         instrument.streams = sorted([*instrument.streams, stream], key=lambda one: CHANNEL_ORDER.index(one.channel) if one.channel in CHANNEL_ORDER else 9)
         if instrument not in self.active:
-            self.active.append(instrument)
+            self.active += [instrument] * self.config.heavy.get(instrument.symbol, 1)
 
     def deactivate(self, stream, connection):
         stream.connections.remove(connection)
@@ -502,7 +515,7 @@ class Simulator:
             return
         stream.instrument.streams = [one for one in stream.instrument.streams if one is not stream]
         if not stream.instrument.streams:
-            self.active.remove(stream.instrument)
+            self.active = [one for one in self.active if one is not stream.instrument]
 
     # -- sending ---------------------------------------------------------------------------------------------
     def send(self, stream, payload, position):
@@ -546,9 +559,15 @@ class Simulator:
             if instrument.paused_until <= now:
                 self.step(instrument, now_ms)
 
+    def market_rate(self):
+        """Messages a second the synthetic market makes now."""
+        if not self.config.rate_each:
+            return self.config.rate
+        return self.config.rate_each * sum(len(stream.connections) for instrument in set(self.active) for stream in instrument.streams)
+
     async def send_market(self):
         """The synthetic market at its rate, or at full speed with back-pressure."""
-        started, base = self.clock(), 0
+        started, base, rate = self.clock(), 0, 0.0
         full = self.config.speed == "max"
         while True:
             if full:
@@ -558,9 +577,9 @@ class Simulator:
                 await asyncio.sleep(0 if self.active else TURN_S)
                 continue
             now = self.clock()
-            due = base + (now - started) * self.config.rate - self.frames_sent
-            if self.held_sending or not self.active or due > self.config.rate * CATCH_UP_S + TURN_FRAMES_MAX:
-                started, base = now, self.frames_sent
+            due = base + (now - started) * rate - self.frames_sent
+            if self.held_sending or not self.active or rate != self.market_rate() or due > rate * CATCH_UP_S + TURN_FRAMES_MAX:
+                started, base, rate = now, self.frames_sent, self.market_rate()
             elif due >= 1:
                 self.steps(TURN_FRAMES_MAX, min(int(due), TURN_FRAMES_MAX))
                 self.flush()
@@ -568,7 +587,7 @@ class Simulator:
 
     def flush(self):
         for connection in self.connections:
-            if connection.out:
+            if connection.out or connection.throttle:
                 connection.flush()
 
     def blocked(self):
@@ -596,9 +615,16 @@ class Simulator:
         elif age >= self.config.lifetime_s - self.config.notice_s and not connection.notice_sent:
             connection.notice_sent = True
             connection.side.shutdown_notice(connection)
-        elif connection.out and self.config.speed != "max" and connection.backlog() > self.config.backlog_max:
+        elif self.is_too_slow(connection, now):
             connection.out.clear()
             connection.side.slow_reader(connection)
+
+    def is_too_slow(self, connection, now):
+        """More is unread, or held back, than the venue keeps for one connection."""
+        throttle = connection.throttle
+        if not throttle and (not connection.out or self.config.speed == "max"):
+            return False
+        return connection.backlog() > self.config.backlog_max or bool(throttle) and throttle.must_drop(now)
 
     def send_slow(self, second):
         now_ms = self.wall_ms()

@@ -305,6 +305,7 @@ class Deribit(Side):
 
     # -- REST ------------------------------------------------------------------------------------------------
     def rest(self, path, query, now):
+        """An HTTP request is a connection too, for as long as it takes: here no time at all."""
         if not self.open.room() and self.options.enforce:
             return Reply(b"Too many connections", 429)
         if not self.rest_credits.spend(now, OTHER_COST) and self.options.enforce:
