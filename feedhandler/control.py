@@ -35,6 +35,8 @@ class StreamPlan(msgspec.Struct):
     depth: int = 0
     snapshot: str = ""
     first_data_s: float = 30.0
+    role: str = ""           # "": published here; "incoming": the first half of a move; "standby": that half kept open, with a book of its own
+    backed: bool = False     # another worker is this instrument's standby
 
 
 class ConnectionPlan(msgspec.Struct):
@@ -46,21 +48,30 @@ class ConnectionPlan(msgspec.Struct):
     streams: list[StreamPlan]
     ca_file: str = ""        # "": the system's trust store
     profile: dict = {}       # capacity profile with overrides applied (liveness, client_msg, sub, lifetime)
+    source: str = ""         # local address to connect from; "": the system's choice
+
+    def with_streams(self, streams):
+        """The same connection with these."""
+        return msgspec.structs.replace(self, streams=streams)
 
 
 class Assign(Message):
-    """The whole shard, as it should be. The worker makes the difference happen, keeping what did not change."""
+    """The whole shard, as it should be. The worker makes the difference happen, keeping what did not change.
+
+    A stream that leaves one connection for another of the same Assign lingers on the first until the second has met it."""
     generation: int
     instruments: list[InstrumentRow]
     connections: list[ConnectionPlan]
 
 
 class Permit(Message):
-    """Connection attempts this worker may make on an endpoint, before valid_until_ns (CLOCK_MONOTONIC)."""
+    """What this worker may do on an endpoint before valid_until_ns (CLOCK_MONOTONIC). kind: "connect", attempts;
+    "operation", subscribe and unsubscribe messages where all connections of the address share a budget."""
     venue: str
     endpoint: str
     count: int
     valid_until_ns: int
+    kind: str = "connect"
 
 
 class Snapshot(Message):
@@ -70,6 +81,35 @@ class Snapshot(Message):
     body: bytes = b""
     reason: str = ""
     retry_s: float = 0.0
+
+
+class LetGo(Message):
+    """Publish MOVED_OUT and hand the instrument over, once each channel is at its floor (Ready told them).
+    quiet: channels the other side has seen no data of; ours must be quiet too."""
+    instrument: int
+    to_worker: int
+    floors: dict[str, int] = {}
+    quiet: list[str] = []
+    deadline_s: float = 1.0
+
+
+class AskReady(Message):
+    """Say Ready again of an instrument held in private, as soon as it is."""
+    instrument: int
+
+
+class TakeOver(Message):
+    """Publish an instrument held in private on from where from_worker left it. handover is of its LetGone; None: it
+    is dead, and its ring says where."""
+    instrument: int
+    from_worker: int
+    handover: dict | None = None
+
+
+class Rotate(Message):
+    """Close this connection and open it anew: no other could be opened beside it, so its streams have a hole."""
+    connection: int
+    reason: str = "planned reconnect before the venue's own cut"
 
 
 class Stop(Message):
@@ -95,9 +135,12 @@ class Hello(Message):
 
 
 class WantPermit(Message):
+    """kind as of the Permit that answers it, now or when there is room. again: so many wait for long, of those asked for before."""
     venue: str
     endpoint: str
     count: int
+    kind: str = "connect"
+    again: bool = False
 
 
 class WantSnapshot(Message):
@@ -107,8 +150,49 @@ class WantSnapshot(Message):
     reason: str
 
 
+class Ready(Message):
+    """An instrument held in private could be taken over now. floors: each channel's sequence below which nothing is held;
+    quiet: channels acknowledged without data so far; book: its book is whole without a hand-over."""
+    instrument: int
+    floors: dict[str, int]
+    quiet: list[str]
+    book: bool
+
+
+class LetGone(Message):
+    """The answer to LetGo. handover is for TakeOver; not ok: the instrument is published here as before."""
+    instrument: int
+    handover: dict | None
+    ok: bool
+    reason: str = ""
+
+
+class TakenOver(Message):
+    """The answer to TakeOver. state is that of the book: LIVE, GAP, or NONE."""
+    instrument: int
+    ok: bool
+    state: str = ""
+    reason: str = ""
+    after_ns: int = 0        # from the message to the records
+
+
+class Moved(Message):
+    """A stream that lingered lives on this connection alone. Not ok: it did not come up there in time and still lives where it was."""
+    stream: int
+    connection: int
+    ok: bool = True
+    reason: str = ""
+
+
+class Closing(Message):
+    """The venue announced that it will close this connection, in lead_s seconds where it says so."""
+    connection: int
+    reason: str
+    lead_s: float = 0.0
+
+
 class StreamState(msgspec.Struct):
-    """state: PENDING, SUBSCRIBING, ACKED, SYNCING, LIVE, GAP, STALE, REJECTED, DOWN."""
+    """state: PENDING, SUBSCRIBING, ACKED, SYNCING, LIVE, HELD (as LIVE, in private), GAP, STALE, REJECTED, DOWN."""
     id: int
     state: str
     reason: str = ""
@@ -118,6 +202,8 @@ class StreamState(msgspec.Struct):
     gaps: int = 0
     gap_ns: int = 0          # of the last gap, CLOCK_REALTIME; 0: none so far, or it was told of the connection only
     gap_reason: str = ""
+    records: int = 0         # published of it
+    bursts: tuple[float, float, float] | None = None   # messages within 10 ms, 100 ms and 1 s, 99th percentile; None: not measured
 
 
 class SessionState(msgspec.Struct):
@@ -131,6 +217,14 @@ class SessionState(msgspec.Struct):
     close_code: int = 0
     streams: int = 0
     streams_live: int = 0
+    queue_bytes: int = 0     # unread in the kernel at the last look
+    lag_ns: int = 0          # of its events above the connection's own baseline
+    health: str = "OK"       # OK, QUIET, THROTTLED, BACKLOGGED: see worker/watch.py; reason says what was measured
+    messages_per_s: float = 0.0   # of the last second; while THROTTLED or BACKLOGGED: when that was noticed
+    first: int = 0           # events this line brought first while the stream had another, and those it brought second
+    second: int = 0
+    behind_ns: int = 0       # sum over behind_count of the second ones: how much later than the first
+    behind_count: int = 0
 
 
 class States(Message):
@@ -139,6 +233,7 @@ class States(Message):
     streams: list[StreamState]
     sessions: list[SessionState]
     full: bool = False
+    behind: str = ""         # why the worker does not keep up, or ""
 
 
 class ExponentRaised(Message):
@@ -176,8 +271,9 @@ class Answer(Message):
     error: str = ""
 
 
-TO_WORKER = Assign | Permit | Snapshot | Stop | Query
-FROM_WORKER = Hello | WantPermit | WantSnapshot | States | ExponentRaised | Punished | Stopped
+TO_WORKER = Assign | Permit | Snapshot | LetGo | AskReady | TakeOver | Rotate | Stop | Query
+FROM_WORKER = (Hello | WantPermit | WantSnapshot | States | Ready | LetGone | TakenOver | Moved | Closing | ExponentRaised | Punished |
+               Stopped)
 
 _encoder = msgspec.msgpack.Encoder()
 

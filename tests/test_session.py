@@ -104,6 +104,25 @@ def test_trades_are_published_and_counted(publisher, venue):
     assert publisher.counter("frames_protocol_error") == 0 and not owner.errors
 
 
+def test_a_session_leaves_from_the_local_address_it_is_given(publisher, venue):
+    async def go():
+        seen = []
+
+        async def script(reader, writer):
+            seen.append(writer.get_extra_info("peername")[0])
+            writer.write(close(1000))
+        async with serving(script) as url:
+            for source in ("", "127.0.0.1", "127.0.0.2"):
+                owner = Owner()
+                await connect(Session(publisher, venue, owner, 3, FRAME_SIZE_MAX, True), url, None, source)
+                await owner.ended
+            for source, words in (("192.0.2.1", "OSError"), ("::1", "no address that ::1 can reach|not supported")):
+                with pytest.raises(Refused, match=words):
+                    await connect(Session(publisher, venue, Owner(), 3, FRAME_SIZE_MAX, True), url, None, source)
+        return seen
+    assert run(go()) == ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
+
+
 def test_frames_of_one_segment_are_all_published(publisher, venue):
     code, owner = answer_to(publisher, venue, b"".join(frame(TEXT, trade(n)) for n in range(1, 501)) + close(1000))
     assert publisher.counter("events") == 500 and code == 1000

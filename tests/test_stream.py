@@ -77,6 +77,7 @@ class World:
         self.sent, self.texts, self.pongs, self.punished, self.connects = [], [], [], [], []
         self.rest_asked = 0
         self.quiet = False
+        self.withheld = ""            # kind of permit that is not granted
         self.arrival = 0
         self.actions = []
         self.connection.start(0)
@@ -113,8 +114,9 @@ class World:
     # what the connection asks for
 
     def do_wantpermit(self, action):
-        if self.permits:
-            self.later(1, lambda: self.connection.permit(self.now), any_life=True)
+        answer = self.connection.operation_permit if action.kind == "operation" else self.connection.permit
+        if self.permits and action.kind != self.withheld:
+            self.later(1, lambda: answer(self.now), any_life=True)
 
     def do_connect(self, action):
         self.life += 1
@@ -518,6 +520,30 @@ def test_only_healthy_data_resets_the_backoff():
     assert world.connection.backoff.attempts == 0 and world.connection.state == "UP"
 
 
+def test_a_connection_of_refused_streams_does_not_reset_the_backoff():
+    world = World(BINANCE, plan_of(1, BINANCE), behave=lambda wire: "refuse")
+    for _ in range(6):
+        world.run(40)
+        if world.connection.state == "UP":
+            world.cut()
+    world.run(100)
+    assert world.connection.backoff.attempts >= 5
+
+
+def test_an_operation_that_the_address_shares_needs_a_permit_each():
+    shared = {**DERIBIT, "client_msg": {**DERIBIT["client_msg"], "credits": {**DERIBIT["client_msg"]["credits"], "scope": "ip"}}}
+    world = World(shared, plan_of(150, shared))
+    world.withheld = "operation"
+    world.run(10)
+    assert not world.sent and world.connection.wants_permit("operation")
+    world.withheld = ""
+    world.connection.supervisor_back(world.now)
+    world.settle()
+    world.run(10)
+    operations = [action for action in world.actions if isinstance(action, machine.WantPermit) and action.kind == "operation"]
+    assert world.sent and len(operations) == len(world.sent) + 1, "one each, and the one asked of a supervisor that died"
+
+
 def test_a_close_for_breaking_a_limit_waits_for_the_penalty_and_is_reported():
     world = World(BINANCE, plan_of(1, BINANCE)).run(2)
     world.cut(1008, "Too many requests")
@@ -570,6 +596,49 @@ def test_a_busy_connection_is_stale_after_one_second_and_a_quiet_one_is_not():
     assert world.states() == {0: "STALE"}
 
 
+def late(world, late_ns=300 * MS):
+    world.connection.throttled(world.now, "the venue holds back", late_ns)
+    world.settle()
+
+
+def told(world):
+    return [(action.code, action.late_ns) for action in world.actions if isinstance(action, machine.Status)]
+
+
+def test_a_throttled_connection_is_stale_although_frames_come_and_live_when_it_recovers():
+    world = World(BINANCE, plan_of(2, BINANCE)).run(2)
+    late(world)
+    assert world.states() == {0: "STALE", 1: "STALE"} and {stream.reason for stream in world.connection.wanted()} == {"the venue holds back"}
+    world.frame()
+    world.run(1)
+    assert world.states() == {0: "STALE", 1: "STALE"}, "late frames make nothing fresh"
+    world.connection.recovered(world.now)
+    world.settle()
+    assert world.states() == {0: "LIVE", 1: "LIVE"} and told(world) == [("STALE", 300 * MS)] * 2 + [("LIVE", 0)] * 2
+
+
+def test_a_stream_that_comes_to_life_on_a_throttled_connection_is_stale_too():
+    world = World(BINANCE, plan_of(1, BINANCE)).run(2)
+    late(world)
+    world.connection.replan(world.now, plan_of(2, BINANCE))
+    world.run(2)
+    assert world.states() == {0: "STALE", 1: "STALE"}
+
+
+def test_silence_on_a_throttled_connection_ends_it_and_the_next_one_is_not_throttled():
+    world = World(BINANCE, plan_of(1, BINANCE)).run(2)
+    late(world)
+    world.run(33)
+    world.frame()
+    world.run(0.2)
+    assert world.states() == {0: "STALE"}, "heard again, but what came is late"
+    world.quiet = True
+    world.cut()
+    world.quiet = False
+    world.run(10)
+    assert world.states() == {0: "LIVE"}
+
+
 def test_client_pings_keep_a_quiet_connection_open():
     world = World(OKX, plan_of(1, OKX), ping_text="ping")
     world.do_send, plain = (lambda action: (plain(action), world.frame())), world.do_send
@@ -595,8 +664,66 @@ def test_the_daily_cut_is_met_early_with_a_permit_in_hand():
 def test_a_notice_of_maintenance_moves_the_connection_within_seconds():
     world = World(BINANCE, plan_of(2, BINANCE)).run(2)
     world.say(Closing("serverShutdown"))
-    world.run(8)
+    world.settle()
+    assert [action for action in world.actions if isinstance(action, machine.Announced)] == [machine.Announced("serverShutdown", 10.0)]
+    world.run(4.9)
+    assert len(world.connects) == 1, "the supervisor has half of the time to open another connection"
+    world.run(5.1)
     assert len(world.connects) == 2 and set(world.states().values()) == {"LIVE"}
+
+
+def test_told_to_rotate_it_closes_and_comes_back_with_one_permit():
+    world = World(BINANCE, plan_of(2, BINANCE)).run(2)
+    world.connection.rotate(world.now, "no room for another connection")
+    world.settle()
+    world.run(3)
+    assert len(world.connects) == 2 and set(world.states().values()) == {"LIVE"}
+    assert [(action.code, action.reason) for action in world.actions if isinstance(action, machine.Close)] == [(1000, "no room for another connection")]
+
+
+# -- in private -----------------------------------------------------------------------------------------------
+
+def private_plan(role, channel, snapshot=""):
+    plan = plan_of(1, BINANCE, channel, snapshot)
+    plan.streams[0].role = role
+    return plan
+
+
+def test_a_stream_held_in_private_is_held_and_lives_once_it_is_taken_over():
+    world = World(BINANCE, private_plan("incoming", "trade")).run(2)
+    assert world.states() == {0: "HELD"} and world.connection.live_count() == 1
+    stream, = world.connection.wanted()
+    world.connection.taken_over(world.now, stream, "NONE")
+    assert world.states() == {0: "LIVE"} and stream.plan.role == ""
+    world.connection.let_go(world.now, stream)
+    assert world.states() == {0: "HELD"}
+
+
+@pytest.mark.parametrize("role,asked,state", [("incoming", 0, "HELD"), ("standby", 1, "HELD"), ("", 1, "LIVE")])
+def test_an_incoming_book_asks_for_no_snapshot_as_it_comes_with_the_hand_over(role, asked, state):
+    world = World(BINANCE, private_plan(role, "book", "rest")).run(3)
+    assert (world.rest_asked, world.states()) == (asked, {0: state})
+
+
+def test_a_book_that_could_not_be_continued_is_a_gap_and_resyncs():
+    world = World(BINANCE, private_plan("incoming", "book", "rest")).run(3)
+    stream, = world.connection.wanted()
+    world.connection.taken_over(world.now, stream, "GAP")
+    assert world.states() == {0: "GAP"} and stream.gaps == 1
+    world.settle()
+    world.run(3)
+    assert world.rest_asked == 1 and world.states() == {0: "LIVE"}
+
+
+def test_a_stream_under_another_id_is_the_same_subscription():
+    world = World(BINANCE, plan_of(2, BINANCE)).run(2)
+    sent = len(world.sent)
+    plan = plan_of(2, BINANCE)
+    plan.streams[0].id = 77
+    world.connection.replan(world.now, plan)
+    world.settle()
+    world.run(5)
+    assert world.states() == {77: "LIVE", 1: "LIVE"} and len(world.sent) == sent
 
 
 def test_stop_closes_with_1000_and_stays_closed():

@@ -116,7 +116,7 @@ class Supervisor:
     def hear(self, message):
         self.told.append(message)
         if isinstance(message, control.WantPermit) and self.grants:
-            self.say(control.Permit(message.venue, message.endpoint, message.count, time.monotonic_ns() + 10**10))
+            self.say(control.Permit(message.venue, message.endpoint, message.count, time.monotonic_ns() + 10**10, message.kind))
         if isinstance(message, control.States):
             self.streams.update((state.id, state) for state in message.streams)
             self.sessions.update((state.id, state) for state in message.sessions)
@@ -389,6 +389,7 @@ def test_two_lines_of_a_book_and_its_trades_give_each_event_once_and_losing_one_
             supervisor.say(control.Assign(1, ROWS, [first]))
             await supervisor.until(lambda: 10 in supervisor.streams and supervisor.streams[10].state == "LIVE")
             await settled(venue, "trades.BTC-PERPETUAL.100ms", tmp_path, [trade(1)], 1)
+            venue.feed("book.BTC-PERPETUAL.100ms", book(20, 10))     # as the second connection's snapshot has it
             supervisor.say(control.Assign(2, ROWS, [first, plan(url, (20, 1, "book"), (21, 1, "trade"), id=2)]))
             await supervisor.until(lambda: 20 in supervisor.streams and supervisor.streams[20].state == "LIVE")
             venue.change = 100

@@ -1,13 +1,11 @@
 """One connection of a worker: carries what the state machine (stream.py) decides to the session and the publisher, and
 what they report back to it. Runs in the worker's loop, a few times a second a connection; never per frame."""
 import asyncio
-import random
-import time
 
 from feedhandler import control
 from feedhandler.venue import CHANNELS
-from feedhandler.worker import stream as machine
-from feedhandler.worker.session import STATUS, Refused, Session, connect
+from feedhandler.worker import stream as machine, watch
+from feedhandler.worker.session import STATUS, Refused, connect
 
 ROW_STATES = {"IDLE": 3, "WAIT_PERMIT": 4, "CONNECTING": 1, "UP": 2, "CLOSING": 3, "BACKOFF": 4, "CLOSED": 3}
 SHOWN_STATES = {"WAIT_PERMIT": ("IDLE", "waiting for a permit"), "CLOSING": ("UP", "closing")}
@@ -25,14 +23,17 @@ class Link:
         self.venue = worker.venue(plan.venue)
         self.session = None
         self.task = None
-        self.retiring = False        # not in the plan any more: forgotten once it is down
+        self.leaving = False         # not in the plan any more, but streams of it linger here
+        self.retiring = False        # nor do any linger: forgotten once it is down
         self.changed = True          # since it was last reported
         self.due_ns = NEVER
+        self.look_ns = 0             # when the watch looks at it next
+        self.queue_size = 0
         self.busy = False
         self.second_lines = {}       # Stream → None: subscribed here while another link carries it
         self.channels = {}           # (instrument, channel) → [Stream]
-        now = time.monotonic_ns()
-        self.connection = machine.Connection(plan, self.venue, random.Random(random.randbytes(8)), now)
+        now = worker.clock.monotonic_ns()
+        self.connection = machine.Connection(plan, self.venue, worker.random(), now)
         worker.figures.row_open(index, plan.id, plan.venue, plan.endpoint, plan.url)
 
     # -- from the worker ------------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ class Link:
     def retire(self):
         """Unsubscribe what it carries, close, and be forgotten."""
         self.retiring = True
-        self.replan(_without_streams(self.plan))
+        self.replan(self.plan.with_streams([]))
 
     def tick(self, now):
         session = self.session
@@ -55,13 +56,30 @@ class Link:
             session.abort()
             self.closed(session, 1006, "the socket was reset")
             return
-        heard_ns = now - max(0, time.time_ns() - session.frame_ns_last) if session is not None and session.frames else 0
+        heard_ns = now - max(0, self.worker.clock.time_ns() - session.frame_ns_last) if session is not None and session.frames else 0
         self.look_at_lines(now)
         self.tell(self.connection.tick, session.frames if session is not None else 0, heard_ns, now=now)
 
+    def look(self, now):
+        """Whether what comes is in time; links take their looks at different beats."""
+        self.look_ns = now + watch.LOOK_NS + (self.index % 20 * watch.LOOK_NS // 20 if not self.look_ns else 0)
+        known = self.worker.watch.connections.get(self.index)
+        if self.session is None or known is None or self.connection.state != "UP":
+            return
+        frames, size, _, lag_ns = self.worker.figures.session_figures(self.index)
+        self.queue_size = self.session.queue_size()
+        before = known.verdict
+        verdict = self.worker.watch.look(now, self.index, watch.Sample(frames, size, lag_ns, self.queue_size, len(self.channels)))
+        if verdict.is_alarm and not before.is_alarm:
+            self.tell(self.connection.throttled, verdict.reason, verdict.late_ns)
+        elif before.is_alarm and not verdict.is_alarm:
+            self.tell(self.connection.recovered)
+        elif verdict is not before:
+            self.worker.touched(self)
+
     def tell(self, event, *arguments, now=None):
         """An event to the state machine, then everything it asks for. Asked for in between, it is done after."""
-        event(now or time.monotonic_ns(), *arguments)
+        event(now or self.worker.clock.monotonic_ns(), *arguments)
         if self.busy:
             return
         self.busy = True
@@ -73,7 +91,7 @@ class Link:
             self.busy = False
         self.due_ns = self.connection.next_deadline() or NEVER
         if self.second_lines:
-            self.due_ns = min(self.due_ns, time.monotonic_ns() + LINE_LOOK_NS)
+            self.due_ns = min(self.due_ns, self.worker.clock.monotonic_ns() + LINE_LOOK_NS)
         self.worker.touched(self)
 
     def stream_of(self, instrument, channel):
@@ -86,6 +104,7 @@ class Link:
 
     def opened(self, session):
         if session is self.session:
+            self.worker.watch.open(self.index, self.plan.venue)
             self.tell(self.connection.opened)
 
     def control(self, session, payload):
@@ -109,7 +128,7 @@ class Link:
 
     async def connect(self, session, url):
         try:
-            await connect(session, url, self.worker.tls(self.plan.ca_file) if url.startswith("wss:") else None)
+            await connect(session, url, self.worker.tls(self.plan.ca_file) if url.startswith("wss:") else None, self.plan.source)
         except Refused as refused:
             self.worker.figures.error(refused.code, self.index, f"{self.plan.venue} {self.plan.endpoint}: {refused.reason}")
             if session is self.session:
@@ -129,9 +148,7 @@ class Link:
     # -- what the state machine asks for -----------------------------------------------------------------------------
 
     def do_connect(self, action):
-        self.session = Session(self.worker.publisher, self.venue, self, self.index, self.worker.options.frame_size_max,
-                               self.worker.options.strict_utf8)
-        self.task = asyncio.get_running_loop().create_task(self.connect(self.session, action.url))
+        self.session, self.task = self.worker.dial(self, action.url)
 
     def do_send(self, action):
         if self.session is not None:
@@ -158,7 +175,7 @@ class Link:
             self.task = None
 
     def do_wantpermit(self, action):
-        self.worker.want_permit(self)
+        self.worker.want_permit(self, action.kind)
 
     def do_wantsnapshot(self, action):
         plan = action.stream.plan
@@ -169,12 +186,16 @@ class Link:
 
     def do_addstream(self, action):
         plan = action.stream.plan
-        self.worker.publisher.add_stream(self.venue, plan.instrument, plan.channel, plan.depth, plan.snapshot)
+        self.worker.publisher.add_stream(self.venue, plan.instrument, plan.channel, plan.depth, plan.snapshot, action.stream.private)
+        self.worker.publisher.backed(plan.instrument, plan.backed)
+        self.worker.moves.ready.pop(plan.instrument, None)      # what was said of it before is of other streams
         self.channels.setdefault((plan.instrument, plan.channel), []).append(action.stream)
 
     def do_removestream(self, action):
         plan = action.stream.plan
-        self.worker.publisher.remove_stream(plan.instrument, plan.channel)
+        self.worker.publisher.remove_stream(plan.instrument, plan.channel, self.index)
+        if action.stream.late_told and not action.stream.private and self.worker.carried_elsewhere(self, plan.instrument, plan.channel):
+            self.worker.publisher.status(plan.instrument, STATUS["LIVE"], CHANNELS.index(plan.channel))
         self.second_lines.pop(action.stream, None)
         streams = self.channels[plan.instrument, plan.channel]
         streams.remove(action.stream)
@@ -184,6 +205,7 @@ class Link:
     def do_resubscribed(self, action):
         """First data is pending, unless another line carries the stream: then this one must not disturb it."""
         plan = action.stream.plan
+        self.worker.publisher.join_line(plan.instrument, plan.channel, self.index)     # it may have been told to leave
         if self.worker.carried_elsewhere(self, plan.instrument, plan.channel):
             self.second_lines[action.stream] = None
         else:
@@ -199,11 +221,12 @@ class Link:
         self.worker.figures.error(action.code, self.index, f"{self.plan.venue} {self.plan.endpoint}: connection closed with "
                                                            f"{action.code} {action.reason}".rstrip())
         self.second_lines.clear()
+        self.worker.watch.close(self.index)
         before = {stream: self._gap_count(stream) for stream in action.streams}
         self.worker.publisher.session_lost(self.index, sorted({stream.plan.instrument for stream in action.streams}))
         for stream, count in before.items():
             if self._gap_count(stream) > count:
-                stream.gap_ns, stream.gap_reason = time.monotonic_ns(), f"connection closed with {action.code} {action.reason}".rstrip()
+                stream.gap_ns, stream.gap_reason = self.worker.clock.monotonic_ns(), f"connection closed with {action.code} {action.reason}".rstrip()
         self.worker.publisher.status(None, STATUS["SESSION_DOWN"], self.plan.id, action.code, session=self.index)
 
     def _gap_count(self, stream):
@@ -211,14 +234,17 @@ class Link:
 
     def do_status(self, action):
         plan = action.stream.plan
-        if not self.worker.carried_elsewhere(self, plan.instrument, plan.channel):
-            silent_ns = time.monotonic_ns() - self.connection.heard_ns if action.code == "STALE" else 0
-            self.worker.publisher.status(plan.instrument, STATUS[action.code], CHANNELS.index(plan.channel), silent_ns,
+        if not action.stream.private and not self.worker.carried_elsewhere(self, plan.instrument, plan.channel):
+            silent_ns = self.worker.clock.monotonic_ns() - self.connection.heard_ns if action.code == "STALE" else 0
+            self.worker.publisher.status(plan.instrument, STATUS[action.code], CHANNELS.index(plan.channel), silent_ns, action.late_ns,
                                          session=self.index)
 
     def do_complain(self, action):
         self.worker.figures.error(int(action.code) if action.code.isdigit() else 0, self.index,
                                   f"{self.plan.venue}: {action.code} {action.reason}")
+
+    def do_announced(self, action):
+        self.worker.say(control.Closing(self.plan.id, action.reason, action.lead_s))
 
     def do_punish(self, action):
         self.worker.say(control.Punished(self.plan.venue, self.plan.endpoint, action.code, action.reason, action.retry_s))
@@ -229,7 +255,7 @@ class Link:
         """A second line gets no notices of its own: it is well when its session delivers and the book is live."""
         for stream in list(self.second_lines):
             plan = stream.plan
-            if self.worker.figures.carried(plan.instrument, CHANNELS.index(plan.channel), self.index):
+            if self.worker.publisher.line(plan.instrument, plan.channel, self.index) == "met":
                 del self.second_lines[stream]
                 whole = plan.channel != "book" or self.worker.publisher.stream_stats(plan.instrument, "book")[3] == "LIVE"
                 self.tell(self.connection.live if whole else self.connection.first_data, stream)
@@ -242,23 +268,28 @@ class Link:
 
     def stream_states(self, everything):
         streams = self.connection.wanted() if everything else self.connection.changes()
-        offset_ns = time.time_ns() - time.monotonic_ns()
+        offset_ns = self.worker.clock_offset_ns()
         for stream in streams:
+            if stream.gap_ns:
+                self.worker.last_gaps[stream.id] = stream.gap_ns + offset_ns, stream.gap_reason
+            if self.worker.moves.is_told_elsewhere(self, stream):
+                continue
             last_ns, messages, gaps, _ = self.worker.publisher.stream_stats(stream.plan.instrument, stream.plan.channel)
-            yield control.StreamState(stream.id, stream.state, stream.reason, stream.since_ns + offset_ns, last_ns, messages,
-                                      max(gaps, stream.gaps), stream.gap_ns and stream.gap_ns + offset_ns, stream.gap_reason)
+            records, bursts = self.worker.publisher.load(stream.plan.instrument, stream.plan.channel) if everything else (0, None)
+            yield control.StreamState(stream.id, stream.state, stream.reason, stream.since_ns + offset_ns, last_ns, messages, max(gaps, stream.gaps),
+                                      *self.worker.last_gaps.get(stream.id, (0, "")), records, bursts)
 
     def session_state(self):
         connection = self.connection
         state, reason = SHOWN_STATES.get(connection.state, (connection.state, connection.reason))
-        opened_ns = connection.opened_ns + time.time_ns() - time.monotonic_ns() if connection.state == "UP" else 0
+        opened_ns = connection.opened_ns + self.worker.clock_offset_ns() if connection.state == "UP" else 0
         streams, live = len(connection.wanted()), connection.live_count()
         gaps = sum(stream.gaps for stream in connection.streams.values())
         self.worker.figures.row_state(self.index, ROW_STATES[connection.state], opened_ns, connection.reconnects, streams, live,
                                       gaps, connection.close_code)
-        return control.SessionState(self.plan.id, self.index, state, reason or connection.reason, opened_ns,
-                                    connection.reconnects, connection.close_code, streams, live)
-
-
-def _without_streams(plan):
-    return control.ConnectionPlan(plan.id, plan.venue, plan.endpoint, plan.url, [], plan.ca_file, plan.profile)
+        known = self.worker.watch.connections.get(self.index) or watch.ConnectionWatch(self.plan.venue)
+        return control.SessionState(self.plan.id, self.index, state, reason or connection.reason or known.verdict.reason, opened_ns,
+                                    connection.reconnects, connection.close_code, streams, live, queue_bytes=self.queue_size,
+                                    lag_ns=known.late_ns, health=known.verdict.state,
+                                    messages_per_s=known.verdict.messages_per_s if known.verdict.is_alarm else known.rate,
+                                    **self.worker.figures.line_figures(self.index))

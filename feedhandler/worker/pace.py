@@ -76,6 +76,8 @@ class Pacer:
         if client_msg.get("credits"):
             credits = client_msg["credits"]
             self.budgets.append(Credits(credits["cost"], credits["pool"], credits["refill_per_s"]))
+        counted = [*(client_msg.get("windows") or ()), client_msg.get("credits") or {}]
+        self.shared = any(row.get("scope", "conn") != "conn" for row in counted)   # operations need a permit of the address's budget too
         self.pace_ns = int((client_msg.get("pace_ms") or 0) * 1_000_000)
         self.next_ns = 0          # spacing of operations
         self.blocked_ns = 0       # no operation before this: the venue complained
@@ -117,7 +119,7 @@ class Backoff:
 
 
 class PermitPool:
-    """Connection attempts granted by the supervisor and not used yet. Spare ones serve when it is gone."""
+    """What the supervisor granted and was not used yet."""
 
     def __init__(self):
         self.grants = collections.deque()   # [count, valid_until_ns], soonest end first

@@ -9,12 +9,15 @@ Payload pointers are picows' read buffer: valid during the callback only, with 2
 and no further. An exception in here is counted, noted and closes the session with 1011.
 """
 import asyncio
+import fcntl
 import logging
 import socket
 import ssl
+import sys
+import termios
 
 import picows
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from posix.time cimport clock_gettime, timespec, CLOCK_MONOTONIC, CLOCK_REALTIME
@@ -41,6 +44,8 @@ KEEPALIVE = ((socket.SO_KEEPALIVE, 1), (socket.TCP_KEEPIDLE, 1), (socket.TCP_KEE
              (socket.TCP_USER_TIMEOUT, 2200))
 """Nothing heard for 1 s: a probe, another after 1 s, dead at 3 s. While something of ours waits for its acknowledgement, a ping
 for instance, the kernel sends no probes and would repeat it for minutes: 2.2 s end that. Above 2 s they leave the probes alone."""
+
+NO_QUEUE = bytes(4)             # room for the int that FIONREAD, which is SIOCINQ, answers
 
 STATUS = {"STALE": FH_STALE_STREAM, "LIVE": FH_LIVE, "REJECTED": FH_REJECTED, "SESSION_UP": FH_SESSION_UP,
           "SESSION_DOWN": FH_SESSION_DOWN}
@@ -317,6 +322,13 @@ cdef class Session(WSListener):
         sock = self.transport.underlying_transport.get_extra_info("socket")
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (TCP_CLOSE, TCP_CLOSE_WAIT)
 
+    def queue_size(self):
+        """Bytes that wait in the kernel to be read."""
+        if self.transport is None or self.ended or self.transport.is_disconnected:
+            return 0
+        sock = self.transport.underlying_transport.get_extra_info("socket")
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, NO_QUEUE), sys.byteorder)
+
     def socket_option(self, level, option):
         return self.transport.underlying_transport.get_extra_info("socket").getsockopt(level, option)
 
@@ -338,11 +350,13 @@ def tls_context(ca_file):
     return context
 
 
-async def _socket(parsed_url):
-    """The TCP connection, with keepalive 1/1/2 from its first moment: a dead path is noticed within 3.5 s."""
+async def _socket(parsed_url, source):
+    """The TCP connection from a local address ("": the system's choice), with keepalive 1/1/2 from its first moment: a
+    dead path is noticed within 3.5 s."""
     loop = asyncio.get_running_loop()
-    last = OSError(f"{parsed_url.host} has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(parsed_url.host, parsed_url.port, type=socket.SOCK_STREAM):
+    last = OSError(f"{parsed_url.host} has no address" + (f" that {source} can reach" if source else ""))
+    of_source = 0 if not source else socket.AF_INET6 if ":" in source else socket.AF_INET
+    for family, kind, protocol, _, address in await loop.getaddrinfo(parsed_url.host, parsed_url.port, family=of_source, type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
@@ -350,6 +364,8 @@ async def _socket(parsed_url):
             sock.setsockopt(socket.SOL_SOCKET, *KEEPALIVE[0])
             for option in KEEPALIVE[1:]:
                 sock.setsockopt(socket.IPPROTO_TCP, *option)
+            if source:
+                sock.bind((source, 0))
             await loop.sock_connect(sock, address)
             return sock
         except OSError as error:
@@ -361,13 +377,13 @@ async def _socket(parsed_url):
     raise last
 
 
-async def connect(Session session not None, url, context):
-    """Open the session's WebSocket; owner.opened() is called on the way. Refused says why there is none."""
+async def connect(Session session not None, url, context, source=""):
+    """Open the session's WebSocket from a local address; owner.opened() is called on the way. Refused says why there is none."""
     try:
         await asyncio.wait_for(picows.ws_connect(
             lambda *_: session, url, ssl_context=context if url.startswith("wss:") else None,
             websocket_handshake_timeout=UPGRADE_TIMEOUT_S, enable_auto_pong=False, max_frame_size=session.frame_size_max,
-            max_redirects=0, read_buffer_init_size=READ_BUFFER_SIZE, logger_name=_quiet, socket_factory=_socket,
+            max_redirects=0, read_buffer_init_size=READ_BUFFER_SIZE, logger_name=_quiet, socket_factory=lambda parsed: _socket(parsed, source),
             **(dict(ssl_handshake_timeout=TLS_TIMEOUT_S, ssl_incoming_bio_size=TLS_BUFFER_SIZE) if url.startswith("wss:") else {})),
             CONNECT_TIMEOUT_S)
         if session.transport is None:
@@ -422,6 +438,7 @@ cdef class Figures:
         cdef fh_session_row *row = &self.publisher.counters.session[index]
         memset(row, 0, sizeof(fh_session_row))
         row.id = id
+        row.lag_min_ns = INT64_MAX
         put_text(row.venue, 24, venue)
         put_text(row.endpoint, 24, endpoint)
         put_text(row.address, 48, address)
@@ -432,15 +449,17 @@ cdef class Figures:
         row.state, row.opened_ns, row.reconnects = state, opened_ns, reconnects
         row.streams, row.streams_live, row.gaps, row.close_code_last = streams, streams_live, gaps, close_code
 
-    def carried(self, uint32_t instrument, int channel, uint32_t session):
-        """Whether this session has delivered the stream since it came up."""
-        cdef int i
-        if instrument >= self.publisher.row_max:
-            return False
-        for i in range(self.publisher.slots[instrument].stream[channel].session_count):
-            if self.publisher.slots[instrument].stream[channel].session[i] == session:
-                return True
-        return False
+    def session_figures(self, uint32_t index):
+        """(frames, bytes, events with a lag, lowest lag in ns since the last call or None)."""
+        cdef fh_session_row *row = &self.publisher.counters.session[index]
+        cdef int64_t least = row.lag_min_ns
+        row.lag_min_ns = INT64_MAX
+        return row.frames, row.bytes, row.lag_count, None if least == INT64_MAX else least
+
+    def line_figures(self, uint32_t index):
+        """What a session brought of streams that have another line, as control.SessionState names it."""
+        cdef fh_session_row *row = &self.publisher.counters.session[index]
+        return {"first": row.first, "second": row.second, "behind_ns": row.behind_ns, "behind_count": row.behind_count}
 
 
 cdef put_text(char *field, size_t size, text):

@@ -5,7 +5,7 @@ take() empties; next_deadline() says when tick() is due if nothing else happens.
 with the same seed give the same actions.
 
     IDLE → WAIT_PERMIT → CONNECTING → UP → CLOSING → BACKOFF → WAIT_PERMIT …
-    PENDING → SUBSCRIBING → ACKED → SYNCING → LIVE, and GAP, STALE, REJECTED, DOWN
+    PENDING → SUBSCRIBING → ACKED → SYNCING → LIVE (HELD, of an instrument held in private), and GAP, STALE, REJECTED, DOWN
 
 What is bounded: requests in flight (REQUEST_MAX), messages waiting (what one subscribe() call of a batch gives),
 waiting pongs and replies (the newest PONG_MAX, REPLY_MAX), and every wait has a deadline.
@@ -34,7 +34,10 @@ RESYNC_MAX_NS = 30 * SECOND
 PUNISHED_FOR_NS = 60 * SECOND       # a close so soon after a complaint about limits is its consequence
 LIMIT_BLOCK_NS = 10 * SECOND        # operations rest this long after the venue said "too many"
 LIFETIME_EARLY = 0.10               # rotate at a random age in the last tenth of the lifetime
-CLOSING_SPREAD_NS = 5 * SECOND
+CLOSING_LEAD_S = 10.0               # from a venue's notice to its close, where the profile says nothing
+CLOSING_WAIT = 0.5                  # share of it that the supervisor has to open another connection, before this one is closed and reopened,
+CLOSING_SPREAD = 0.4                # … within so much more of it, not all connections at once
+DELIVERS = ("LIVE", "HELD")
 SUBSCRIBE_BATCH = 100
 REQUEST_MAX = 64
 REPLY_MAX = 16
@@ -79,7 +82,8 @@ class Abort:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WantPermit:
-    """One connection attempt; permit() answers."""
+    """One connection attempt, which permit() answers; or one operation, which operation_permit() does."""
+    kind: str = "connect"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,9 +132,10 @@ class SessionLost:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
-    """Publish a STATUS record of the stream's instrument. code: STALE, LIVE, REJECTED."""
+    """Publish a STATUS record of the stream's instrument. code: STALE, LIVE, REJECTED; late_ns: STALE for what comes, not for silence."""
     stream: object
     code: str
+    late_ns: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,6 +143,13 @@ class Complain:
     """The venue said something is wrong: note it among the distinct errors."""
     code: str
     reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Announced:
+    """The venue will close the connection: the supervisor may open another one before."""
+    reason: str
+    lead_s: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,8 +170,10 @@ class Stream:
         self.state = "PENDING"
         self.reason = ""
         self.since_ns = now
+        self.private = bool(plan.role)       # its instrument is not published here
         self.wanted = True           # False: leaving
         self.dropped = False
+        self.stale_told = False      # readers were told that it is STALE, and not since that it is LIVE
         self.duplicate = False       # another stream of the connection has this wire: never sent
         self.gaps = 0
         self.gap_ns, self.gap_reason = 0, ""
@@ -184,7 +198,8 @@ class Stream:
         self.deadline_ns = None      # what it waits for must have happened by then
         self.snapshot_asked = False
         self.snapshot_due_ns = None  # a REST snapshot is to be asked for then
-        self.stale_from = ""         # the state it returns to when frames come again
+        self.stale_from = ""         # the state it returns to when frames come again, or in time again
+        self.late_told = False       # STALE was published because what comes is late
 
 
 class Request:
@@ -231,6 +246,8 @@ class Connection:
         liveness = profile.get("liveness") or {}
         sub = profile.get("sub") or {}
         self.pacer = Pacer(profile.get("client_msg") or {})
+        self.operations = 0                  # permits in hand, where the address shares a budget of them
+        self.operation_asked = False
         self.probe = not (profile.get("client_msg") or {}).get("counts_control_frames")
         self.batch_max = min(SUBSCRIBE_BATCH, sub.get("max_args_per_msg") or SUBSCRIBE_BATCH)
         self.acks = sub.get("ack") != "none"
@@ -248,6 +265,7 @@ class Connection:
         self.per_second = collections.deque(maxlen=BUSY_SECONDS)
         self.frames = self.second_frames = 0
         self.stale = self.stale_busy = False # stale_busy: it was busy until then
+        self.late, self.late_ns = "", 0      # why what comes is not what the venue sends now
         self.rotating = ""                   # why, once the permit for the next connection was asked for
         self.leaving_planned = False
         self.punished_ns = 0                 # a close before this counts as a punishment: the venue complained
@@ -265,12 +283,14 @@ class Connection:
         return list(changed)
 
     def live_count(self):
-        return sum(stream.state == "LIVE" for stream in self.streams.values())
+        return sum(stream.state in DELIVERS for stream in self.streams.values())
 
     def wanted(self):
         return [stream for stream in self.streams.values() if stream.wanted]
 
-    def wants_permit(self):
+    def wants_permit(self, kind="connect"):
+        if kind == "operation":
+            return self.operation_asked
         return self.state == "WAIT_PERMIT" or bool(self.rotating and self.state == "UP")
 
     def next_deadline(self):
@@ -305,16 +325,45 @@ class Connection:
         elif self.state != "CLOSING":
             self._to("CLOSED", "stopped")
 
+    def rotate(self, now, reason):
+        """Close and open anew, as soon as a permit for that is there."""
+        if self.state == "UP" and not self.rotating:
+            self.rotate_ns, self.reason = now, reason
+            self._up_due(now)
+
+    def taken_over(self, now, stream, book):
+        """The stream's instrument is published here from now on. book: LIVE, GAP or NONE, what became of its book."""
+        stream.private = False
+        stream.plan.role = ""
+        if stream.plan.channel == "book" and book != "LIVE" and stream.has_data:
+            self.gap(now, stream, "its book could not be continued where the other worker left it")
+        elif stream.state == "HELD":
+            self._set(now, stream, "LIVE", "")
+        elif stream.state == "STALE":
+            stream.stale_from = "LIVE"
+            self._act(Status(stream, "STALE", self.late_ns if self.late else 0))
+
+    def let_go(self, now, stream):
+        """Another worker publishes the stream's instrument; here it is held in private, ready to be taken back."""
+        stream.private = True
+        if stream.state == "LIVE":
+            self._set(now, stream, "HELD", "another worker publishes it")
+        elif stream.state == "STALE":
+            stream.stale_from = "HELD"
+
     def supervisor_back(self, now):
         """A new supervisor knows nothing of what was asked: ask again."""
         if self.wants_permit():
             self._act(WantPermit())
+        if self.operation_asked:
+            self._act(WantPermit("operation"))
         for stream in self.streams.values():
             if stream.snapshot_asked:
                 self._act(WantSnapshot(stream, stream.reason))
 
     def _apply(self, now, plan):
         wanted = {stream_plan.id: stream_plan for stream_plan in plan.streams}
+        self._rename({stream_plan.wire: stream_plan for stream_plan in plan.streams if stream_plan.id not in self.streams}, wanted)
         for stream in self.wanted():
             if stream.id not in wanted or wanted[stream.id].wire != stream.plan.wire:
                 self._leave(now, stream)
@@ -323,6 +372,16 @@ class Connection:
         for stream_plan in plan.streams:
             if stream_plan.id not in self.streams:
                 self._add(now, stream_plan)
+
+    def _rename(self, fresh, wanted):
+        """A stream that is wanted under another id (a standby's that became the owner's) is the same subscription."""
+        for stream in self.wanted():
+            stream_plan = fresh.get(stream.plan.wire)
+            if stream.id not in wanted and stream_plan is not None and not stream.duplicate:
+                del self.streams[stream.id]
+                stream.use(stream_plan)
+                self.streams[stream.id] = stream
+                self.changed[stream] = None
 
     def _add(self, now, stream_plan):
         stream = Stream(stream_plan, now)
@@ -370,6 +429,12 @@ class Connection:
         elif self.rotating and self.state == "UP":
             self.permit_held = self.leaving_planned = True
             self._close(now, 1000, self.rotating)
+
+    def operation_permit(self, now):
+        """One subscribe or unsubscribe message may go now."""
+        self.operations, self.operation_asked = 1, False
+        self._run(now)
+        self.operations = 0          # not needed any more: a permit is good for this moment only
 
     def opened(self, now):
         if self.state != "CONNECTING":
@@ -467,11 +532,13 @@ class Connection:
         """Nothing but life, and every frame is that."""
 
     def _on_closing(self, now, closing):
-        """Maintenance: leave within some seconds, not all connections at once."""
+        """Maintenance: the supervisor may move the streams to another connection; if it does not, leave and come back."""
         if not self.rotating:
             self.reason = closing.reason
-            soon = now + int(CLOSING_SPREAD_NS * self.rng.random())
+            lead_s = (self.plan.profile.get("lifetime") or {}).get("notice_lead_s") or CLOSING_LEAD_S
+            soon = now + int(lead_s * (CLOSING_WAIT + CLOSING_SPREAD * self.rng.random()) * SECOND)
             self.rotate_ns = soon if self.rotate_ns is None else min(soon, self.rotate_ns)
+            self._act(Announced(closing.reason, lead_s))
 
     def _on_complaint(self, now, complaint):
         text = f"{complaint.code} {complaint.reason}".strip()
@@ -590,8 +657,8 @@ class Connection:
         self.to_leave.pop(stream, None)
         self.to_join.pop(stream, None)
         self._wait(stream, None)
-        if stream.plan.channel != "book":
-            self._live(now, stream)
+        if stream.plan.channel != "book" or (stream.private and stream.plan.role == "incoming" and stream.plan.snapshot == "rest"):
+            self._live(now, stream)  # an incoming book comes with the hand-over
         elif stream.plan.snapshot == "rest":
             self._want_snapshot(now, stream, "first data")
         else:
@@ -635,7 +702,7 @@ class Connection:
         stream.snapshot_asked = False
         if not ok:
             self._snapshot_later(now, stream, reason, retry_s)
-        elif stream.state != "LIVE":
+        elif stream.state not in DELIVERS:
             self._wait(stream, now + SYNC_REST_DEADLINE_NS)
 
     def _is_served(self, stream):
@@ -649,7 +716,12 @@ class Connection:
         stream.snapshot_due_ns = None
         self.to_join.pop(stream, None)
         self._wait(stream, None)
-        self._set(now, stream, "LIVE", "")
+        self._set(now, stream, "HELD" if stream.private else "LIVE", "")
+        if stream.stale_told:        # its connection did not come back to life, another one did
+            stream.stale_told = False
+            self._act(Status(stream, "LIVE"))
+        if self.late:
+            self._stale(now, stream, self.late, self.late_ns)
 
     def _resync(self, now, stream, reason):
         self.counts["resyncs"] += 1
@@ -733,10 +805,40 @@ class Connection:
         self.heard_ns = max(self.heard_ns, min(now, heard_ns))
         if self.stale:
             self.stale = False
-            for stream in self.wanted():
-                if stream.state == "STALE":
-                    self._set(now, stream, stream.stale_from, "")
-                    self._act(Status(stream, "LIVE"))
+            self._fresh(now)
+
+    def throttled(self, now, reason, late_ns):
+        """What comes is late, or a part of what should: the venue holds it back, or we read too slowly. Until recovered()."""
+        if self.state != "UP":
+            return
+        self.late, self.late_ns = reason, max(1, late_ns)
+        for stream in self.wanted():
+            if stream.state in DELIVERS:
+                self._stale(now, stream, reason, self.late_ns)
+
+    def recovered(self, now):
+        """What comes is in time again."""
+        self.late = ""
+        self._fresh(now)
+
+    def _stale(self, now, stream, reason, late_ns=0):
+        stream.stale_from = stream.state
+        stream.late_told = late_ns > 0
+        self.counts["stale_streams"] += 1
+        self._set(now, stream, "STALE", reason)
+        stream.stale_told = True
+        self._act(Status(stream, "STALE", late_ns))
+
+    def _fresh(self, now):
+        """Neither silent nor late: what was STALE is what it was before."""
+        if self.stale or self.late:
+            return
+        for stream in self.wanted():
+            if stream.state == "STALE":
+                stream.late_told = False
+                stream.stale_told = False
+                self._set(now, stream, stream.stale_from, "")
+                self._act(Status(stream, "LIVE"))
 
     def _second(self, now):
         """Once a second (ten times while stale): how busy the connection is."""
@@ -764,11 +866,8 @@ class Connection:
         if self.probe:
             self._act(SendPing(b""))
         for stream in self.wanted():
-            if stream.state == "LIVE":
-                stream.stale_from = stream.state
-                self.counts["stale_streams"] += 1
-                self._set(now, stream, "STALE", f"no frame on the connection for {silent_s:.1f} s")
-                self._act(Status(stream, "STALE"))
+            if stream.state in DELIVERS:
+                self._stale(now, stream, f"no frame on the connection for {silent_s:.1f} s")
 
     def _stream_due(self, now, at, stream):
         if not self._is_served(stream):
@@ -864,10 +963,24 @@ class Connection:
     def _may(self, now, kind):
         """Whether a message of this kind may go now; if so it is charged, else send_due_ns says when to try again."""
         ready = self.pacer.ready_ns(now, kind)
+        if ready <= now and kind == OPERATION and not self._permitted():
+            return False
         if ready <= now:
             self.pacer.spend(now, kind)
             return True
         self.send_due_ns = ready if self.send_due_ns is None else min(ready, self.send_due_ns)
+        return False
+
+    def _permitted(self):
+        """Whether an operation is within what the address's connections share; if not, one is asked for."""
+        if not self.pacer.shared:
+            return True
+        if self.operations:
+            self.operations -= 1
+            return True
+        if not self.operation_asked:
+            self.operation_asked = True
+            self._act(WantPermit("operation"))
         return False
 
     def _ping(self, now):

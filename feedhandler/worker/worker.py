@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import importlib.metadata
 import os
+import random
 import resource
 import signal
 import sys
@@ -22,9 +23,12 @@ import uvloop
 from feedhandler import control, venues
 from feedhandler.venue import CHANNELS
 from feedhandler.worker.link import Link
+from feedhandler.worker.moves import Moves
 from feedhandler.worker.pace import PermitPool
 from feedhandler.worker.publisher import Publisher
-from feedhandler.worker.session import Figures, tls_context
+from feedhandler.worker.session import Figures, Session, tls_context
+from feedhandler.worker.stream import DELIVERS
+from feedhandler.worker.watch import LOOK_NS, Watch
 
 BEAT_NS = 5_000_000             # heartbeats and due times; readers call a worker silent after 100 ms
 REPORT_NS = 20_000_000          # how often changed states go to the supervisor
@@ -32,6 +36,7 @@ FIGURES_NS = 1_000_000_000      # how often session rows are written
 OUT_SIZE_MAX = 8 << 20
 OUT_SIZE_BUSY = 256 << 10       # states wait while this much is unsent
 PEER_MAX = 8
+ALONE_S = 10.0                  # 24 connections at Deribit, each with an operation in so long, stay below 80 % of its credits
 SESSION_MAX = 511               # rows of the counters' session table; 0 is the worker itself
 SNAPSHOT_MALFORMED = "MALFORMED"
 NOTICE_FIRST_DATA, NOTICE_GAP, NOTICE_LIVE, NOTICE_AHEAD, NOTICE_EXPONENT, NOTICE_PENDING_FULL = range(1, 7)
@@ -51,6 +56,7 @@ class WorkerOptions:
     frame_size_max: int = 16 << 20
     strict_utf8: bool = False
     generation: int = 1
+    linger_s: float = 30.0       # a stream that does not come up on its new connection within this time stays where it is
 
     @property
     def socket_path(self):
@@ -96,26 +102,32 @@ class Peer(asyncio.Protocol):
 class Worker:
     """See the module. run() is the whole life."""
 
-    def __init__(self, options):
-        self.options = options
+    def __init__(self, options, clock=time):
+        self.options, self.clock = options, clock
         dir_fd = os.open(options.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         resume = os.path.exists(os.path.join(options.directory, f"worker-{options.worker}.ring"))
         self.publisher = Publisher(dir_fd, options.worker, options.slot_count, options.row_max, options.level_max,
                                    options.generation, resume)
         self.figures = Figures(self.publisher)
+        self.watch = Watch()
         self.venues = {}             # name → Venue
         self.instruments = {}        # id → InstrumentRow
         self.links = {}              # connection id → Link
         self.retiring = []           # Links on their way out
+        self.moves = Moves(self)
+        self.has_private = False     # whether the last Assign held anything in private
         self.by_key = {}             # (instrument, channel) → Links that may carry it
         self.pools = collections.defaultdict(PermitPool)
-        self.waiting = collections.defaultdict(dict)     # (venue, endpoint) → Link → None, in order
+        self.waiting = collections.defaultdict(dict)     # (venue, endpoint, kind) → Link → since when, in order
         self.contexts = {}
+        self.alone_timer = None
         self.peers = []              # newest last; the newest is the supervisor
         self.reported = {}           # Links whose state is to be reported
+        self.last_gaps = {}          # stream id → (when, why) of its last gap, whatever connection it is on by now
+        self.asking = []             # peers that asked for everything in this turn of the loop
         self.generation = 0
         self.free_rows = list(range(SESSION_MAX, 0, -1))
-        self.beat_due_ns = self.report_due_ns = self.figures_due_ns = 0
+        self.beat_due_ns = self.report_due_ns = self.figures_due_ns = self.look_due_ns = 0
         self.stopping_ns = None
         self.done = None
 
@@ -134,7 +146,7 @@ class Worker:
         os.chmod(self.options.socket_path, 0o600)
         gc.collect()
         gc.freeze()
-        self.beat_due_ns = time.monotonic_ns()
+        self.beat_due_ns = self.clock.monotonic_ns()
         (self.spin if self.options.spin else self.beat_timer)(loop)
         await self.done
         server.close()
@@ -144,13 +156,13 @@ class Worker:
         self.publisher.close()
 
     def beat_timer(self, loop):
-        self.beat(time.monotonic_ns())
+        self.beat(self.clock.monotonic_ns())
         if not self.done.done():
             loop.call_later(BEAT_NS / 1e9, self.beat_timer, loop)
 
     def spin(self, loop):
         """The loop never sleeps: the next turn is always due."""
-        now = time.monotonic_ns()
+        now = self.clock.monotonic_ns()
         if now >= self.beat_due_ns:
             self.beat(now)
         if not self.done.done():
@@ -158,18 +170,29 @@ class Worker:
 
     def beat(self, now):
         """Heartbeat, then whatever is due."""
-        self.figures.loop_turn(max(0, now - self.beat_due_ns))
+        late_ns = max(0, now - self.beat_due_ns)
+        self.figures.loop_turn(late_ns)
+        self.watch.late(late_ns)
         self.beat_due_ns = now + BEAT_NS
         self.publisher.turn(now)
         try:
             self.notices()
+            self.moves.tick(now)
             for link in [link for link in (*self.links.values(), *self.retiring) if link.due_ns <= now]:
                 link.tick(now)
+            for link in self.links.values():
+                if link.look_ns <= now:
+                    link.look(now)
+            if now >= self.look_due_ns:
+                self.look_due_ns = now + LOOK_NS
+                if self.watch.look_at_worker(now):
+                    self.say(control.States(self.options.worker, [], [], behind=self.watch.behind))
             if now >= self.report_due_ns:
                 self.report_due_ns = now + REPORT_NS
                 self.report()
             if now >= self.figures_due_ns:
                 self.figures_due_ns = now + FIGURES_NS
+                self.ask_again(now)
                 for link in self.links.values():
                     link.session_state()
         except Exception as error:
@@ -179,7 +202,7 @@ class Worker:
 
     def stop(self, drain_s):
         if self.stopping_ns is None:
-            self.stopping_ns = time.monotonic_ns() + int(drain_s * 1e9)
+            self.stopping_ns = self.clock.monotonic_ns() + int(drain_s * 1e9)
             for link in self.links.values():
                 link.tell(link.connection.stop)
 
@@ -205,12 +228,14 @@ class Worker:
             self.peers[0].transport.abort()
         peer.say(control.Hello(self.options.worker, os.getpid(), pid_start(), self.publisher.epoch, self.generation,
                                self.options.name, VERSION))
-        for link in self.links.values():
+        for link in (*self.links.values(), *self.retiring):
             link.tell(link.connection.supervisor_back)
 
     def peer_left(self, peer):
         if peer in self.peers:
             self.peers.remove(peer)
+            if not self.peers and self.alone_timer is None:
+                self.alone_timer = self.later(ALONE_S, self.alone)
 
     def say(self, message):
         """To the supervisor, if there is one. Nothing waits for it: permits and snapshots are asked for again."""
@@ -234,13 +259,19 @@ class Worker:
         for id, link in list(self.links.items()):
             if id in wanted and not _same_place(link.plan, wanted[id]):
                 self.retire(link)
-        gaining = [plan for plan in assign.connections if plan.id not in self.links or _gains(self.links[plan.id].plan, plan)]
-        staying = [plan for plan in assign.connections if plan not in gaining]
+        self.has_private = any(stream.role for plan in assign.connections for stream in plan.streams)
+        plans = self.moves.linger(self.clock.monotonic_ns(), wanted)
+        gaining = [plan for plan in plans.values() if plan.id not in self.links or _gains(self.links[plan.id].plan, plan)]
+        staying = [plan for plan in plans.values() if plan not in gaining]
         for plan in gaining + staying:   # make before break: what appears is asked for before what leaves is let go
             self.attempt(self.hold, plan)
+            self.publisher.alive(self.clock.monotonic_ns())   # thousands of streams take a while
         for id, link in list(self.links.items()):
-            if id not in wanted:
+            link.leaving = id not in wanted
+            if id not in plans:
                 self.retire(link)
+        ids = {stream.id for plan in assign.connections for stream in plan.streams}
+        self.last_gaps = {id: gap for id, gap in self.last_gaps.items() if id in ids}
         self.generation = assign.generation
 
     def hold(self, plan):
@@ -265,13 +296,30 @@ class Worker:
         link.retire()
 
     def on_permit(self, peer, permit):
-        key = permit.venue, permit.endpoint
+        key = permit.venue, permit.endpoint, permit.kind
         self.pools[key].add(permit.count, permit.valid_until_ns)
-        waiting = self.waiting[key] = {link: None for link in self.waiting[key] if link.connection.wants_permit()}
-        while waiting and self.pools[key].take(time.monotonic_ns()):
+        waiting = self.waiting[key] = {link: since for link, since in self.waiting[key].items() if link.connection.wants_permit(permit.kind)}
+        late = min(permit.count, len(waiting)) if self.clock.monotonic_ns() >= permit.valid_until_ns else 0
+        if late:
+            self.say(control.WantPermit(permit.venue, permit.endpoint, late, permit.kind))
+        while waiting and self.pools[key].take(self.clock.monotonic_ns()):
             link = next(iter(waiting))
             del waiting[link]
-            link.tell(link.connection.permit)
+            self.permitted(link, permit.kind)
+
+    def permitted(self, link, kind):
+        link.tell(link.connection.operation_permit if kind == "operation" else link.connection.permit)
+
+    def alone(self):
+        """Without a supervisor nobody grants operations: each connection takes one now and then, so that a gap is not for ever."""
+        self.alone_timer = None
+        if self.peers or self.done.done():
+            return
+        for (_, _, kind), waiting in list(self.waiting.items()):
+            for link in list(waiting) if kind == "operation" else ():
+                del waiting[link]
+                self.permitted(link, kind)
+        self.alone_timer = self.later(ALONE_S, self.alone)
 
     def on_snapshot(self, peer, snapshot):
         for link in self.links.values():
@@ -282,19 +330,43 @@ class Worker:
                 reason = snapshot.reason or f"HTTP {snapshot.status}"
                 link.tell(link.connection.snapshot, stream, False, reason, snapshot.retry_s)
                 continue
-            state = self.publisher.snapshot(link.venue, stream.plan.instrument, snapshot.body, time.time_ns())
+            state = self.publisher.snapshot(link.venue, stream.plan.instrument, snapshot.body, self.clock.time_ns())
             link.tell(link.connection.snapshot, stream, state != SNAPSHOT_MALFORMED, "the snapshot could not be decoded")
             self.notices()
-            if state == "LIVE" and stream.state != "LIVE":
+            if state == "LIVE" and stream.state not in DELIVERS:
                 link.tell(link.connection.live, stream)
+
+    def on_letgo(self, peer, message):
+        self.moves.let_go(message)
+
+    def on_askready(self, peer, message):
+        self.moves.ready.pop(message.instrument, None)
+
+    def on_takeover(self, peer, message):
+        self.moves.take_over(message)
+
+    def on_rotate(self, peer, message):
+        link = self.links.get(message.connection)
+        if link is not None:
+            link.tell(link.connection.rotate, message.reason)
 
     def on_stop(self, peer, stop):
         self.stop(stop.drain_s)
 
     def on_query(self, peer, query):
+        self.asking.append(peer)
+        if len(self.asking) == 1:
+            self.soon(self.answer)
+
+    def answer(self):
+        """Everything, once for all who asked in this turn: thousands of streams take some milliseconds."""
+        asking, self.asking = self.asking, []
         links = list(self.links.values())
-        peer.say(control.States(self.options.worker, [state for link in links for state in link.stream_states(True)],
-                                [link.session_state() for link in links], True))
+        states = control.States(self.options.worker, [state for link in links for state in link.stream_states(True)],
+                                [link.session_state() for link in links], True, self.watch.behind)
+        for peer in dict.fromkeys(asking):
+            peer.say(states)
+        self.moves.say_again()
 
     def report(self):
         """What changed, as one message; held while the supervisor reads slowly. Figures go to the counters anyway."""
@@ -309,10 +381,11 @@ class Worker:
             return
         links, self.reported = list(self.reported), {}
         streams = [state for link in links for state in link.stream_states(False)]
-        self.say(control.States(self.options.worker, streams, [link.session_state() for link in links]))
+        self.say(control.States(self.options.worker, streams, [link.session_state() for link in links], behind=self.watch.behind))
 
     def forget(self, link):
         self.reported.pop(link, None)
+        self.watch.close(link.index)
         for links in self.waiting.values():
             links.pop(link, None)
         for key in [key for key, links in self.by_key.items() if link in links]:
@@ -328,17 +401,53 @@ class Worker:
         if not link.retiring:
             self.reported[link] = None
 
-    def want_permit(self, link):
-        key = link.plan.venue, link.plan.endpoint
-        if self.pools[key].take(time.monotonic_ns()):
-            link.tell(link.connection.permit)
+    def changed(self, id):
+        """A stream's state is to be reported, by whoever tells it now."""
+        for link in self.links.values():
+            stream = link.connection.streams.get(id)
+            if stream is not None:
+                link.connection.changed[stream] = None
+                self.touched(link)
+
+    def soon(self, step):
+        """At the end of this turn of the loop."""
+        asyncio.get_running_loop().call_soon(self.attempt, step)
+
+    def later(self, delay_s, step):
+        """The timer that calls it."""
+        return asyncio.get_running_loop().call_later(delay_s, step)
+
+    def clock_offset_ns(self):
+        """Of CLOCK_REALTIME before CLOCK_MONOTONIC."""
+        return self.clock.time_ns() - self.clock.monotonic_ns()
+
+    def random(self):
+        """Of one connection: no two wait alike."""
+        return random.Random(random.randbytes(8))
+
+    def dial(self, link, url):
+        """(Session, task that connects it) of a link that has its permit."""
+        session = Session(self.publisher, link.venue, link, link.index, self.options.frame_size_max, self.options.strict_utf8)
+        return session, asyncio.get_running_loop().create_task(link.connect(session, url))
+
+    def want_permit(self, link, kind):
+        key = link.plan.venue, link.plan.endpoint, kind
+        if self.pools[key].take(self.clock.monotonic_ns()):
+            self.permitted(link, kind)
         else:
-            self.waiting[key][link] = None
-            self.say(control.WantPermit(*key, 1))
+            self.waiting[key][link] = self.clock.monotonic_ns()
+            self.say(control.WantPermit(link.plan.venue, link.plan.endpoint, 1, kind))
+
+    def ask_again(self, now):
+        """Once a second: a permit that was lost on its way, or came too late to be used, is not waited for for ever."""
+        for (venue, endpoint, kind), waiting in self.waiting.items():
+            count = sum(now - since >= FIGURES_NS and link.connection.wants_permit(kind) for link, since in waiting.items())
+            if count:
+                self.say(control.WantPermit(venue, endpoint, count, kind, True))
 
     def carried_elsewhere(self, link, instrument, channel):
-        """Whether another connection of this worker has the stream LIVE."""
-        return any(stream.state == "LIVE" for other in self.by_key.get((instrument, channel), ()) if other is not link
+        """Whether another connection of this worker has the stream's data."""
+        return any(stream.state in DELIVERS for other in self.by_key.get((instrument, channel), ()) if other is not link
                    for stream in other.stream_of(instrument, channel))
 
     def notices(self):
@@ -356,7 +465,7 @@ class Worker:
                 if stream in link.second_lines:
                     continue
                 if code == NOTICE_FIRST_DATA:
-                    self.figures.first_data(max(0, time.monotonic_ns() - link.connection.opened_ns))
+                    self.figures.first_data(max(0, self.clock.monotonic_ns() - link.connection.opened_ns))
                     link.tell(link.connection.first_data, stream)
                 elif code == NOTICE_GAP:
                     link.tell(link.connection.gap, stream, f"expected {a}, got {b}" if b else "checksum")
@@ -386,7 +495,7 @@ class Worker:
 
 
 def _same_place(plan, other):
-    return (plan.venue, plan.endpoint, plan.url, plan.ca_file) == (other.venue, other.endpoint, other.url, other.ca_file)
+    return (plan.venue, plan.endpoint, plan.url, plan.ca_file, plan.source) == (other.venue, other.endpoint, other.url, other.ca_file, other.source)
 
 
 def _gains(plan, other):
