@@ -245,7 +245,7 @@ def write_json(name, file, document):
         os.unlink(new)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     with open(fd, "w") as out:
-        json.dump(document, out, separators=(",", ":"))
+        out.write(json.dumps(document, separators=(",", ":")))   # dump() is ten times slower
     os.rename(new, path)
 
 

@@ -12,9 +12,9 @@ import tomllib
 
 import pytest
 
-from feedhandler import control, instance, venues
+from feedhandler import config, control, instance, venues
 from feedhandler.counters import Counters
-from feedhandler.supervisor import client, instruments, ledger, rest, tables
+from feedhandler.supervisor import client, instruments, ledger, rest, shard, tables
 from feedhandler.capacity.profile import Window
 from feedhandler.venue import Instrument, RestRequest
 
@@ -87,6 +87,25 @@ def test_the_table_ends_at_its_maximum_with_a_sentence(table):
         master.add("okx", 0, Instrument(f"S{number}", "C", "spot", "1", "1"))
     with pytest.raises(instruments.InstrumentError, match="instruments.max = 3; raise it"):
         master.add("okx", 0, Instrument("S3", "C", "spot", "1", "1"))
+
+
+def test_line_b_goes_to_its_own_host_from_its_own_address(table):
+    shards = shard.Shards(config.parse("""
+        [venues.okx]
+        urls.public = "wss://a.example/ws"
+        urls_b.public = "wss://b.example/ws"
+        source = "127.0.0.1"
+        source_b = "127.0.0.2"
+        [[subscribe]]
+        venue = "okx"
+        symbols = ["BTC-USDT"]
+        channels = ["trade"]
+        lines = 2"""), "")
+    shards.master = instruments.Master(table, tables.UNDEFINED)
+    shards.homes["okx"].listed = [Instrument("BTC-USDT", "BTC-USDT", "spot", "0.1", "0.1")]
+    shards.replan()
+    assert [(plan.url, plan.source) for plan in shards.assign(0).connections] == [("wss://a.example/ws", "127.0.0.1"), ("wss://b.example/ws", "127.0.0.2")]
+    assert {row.where for row in shards.headroom() if row.what == "connections"} == {"address okx/public", "address okx/public line B"}
 
 
 def test_symbols_resolve_by_either_name_and_near_ones_are_offered():

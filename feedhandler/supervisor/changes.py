@@ -1,4 +1,4 @@
-"""Subscriptions that change while data flows: `subs add`, `subs remove` and `reload`.
+"""Subscriptions, and the number of workers, that change while data flows: `subs add`, `subs remove` and `reload`.
 
 A change is checked whole before anything of it is applied: a mistake leaves everything as it was and says all of
 itself. What is placed stays where it is; the workers get the new shards and touch only what differs.
@@ -63,8 +63,11 @@ class Changes:
             raise ChangeError(f"{path} cannot be read: {error.strerror}; nothing was changed") from None
         except config_.ConfigError as error:
             raise ChangeError(f"{error}\n{len(error.problems)} problem{'s' * (len(error.problems) > 1)}; nothing was changed") from None
-        said = list(fixed(self.supervisor.config, new.model_copy(update={"instance": new.instance.model_copy(
-            update={"name": self.supervisor.config.instance.name})})))
+        ours = self.supervisor.config.instance
+        shared = min(len(ours.cpus), len(new.instance.cpus))
+        same = {"name": ours.name, "workers": ours.workers} | ({"cpus": ours.cpus} if new.instance.cpus[:shared] == ours.cpus[:shared] and
+                                                               bool(new.instance.cpus) == bool(ours.cpus) else {})
+        said = list(fixed(self.supervisor.config, new.model_copy(update={"instance": new.instance.model_copy(update=same)})))
         if said:
             raise ChangeError("\n".join(said) + "\nthese take effect only when the instance is stopped and started; nothing was changed")
         async with self.lock:
@@ -138,7 +141,13 @@ class Changes:
                     "moved": _rows(key for key in before.keys() & after.keys() if before[key] != after[key]),
                     "opened": sorted(set(after.values()) - set(before.values())),
                     "closed": sorted(set(before.values()) - set(after.values())), "problems": problems}
-        if not dry_run:
+        before, after = supervisor.config.instance, new.instance
+        document.update(workers=after.workers, job=None)
+        if not dry_run and after.workers < before.workers:
+            supervisor.moves.alone()
+            supervisor.apply(new.model_copy(update={"instance": after.model_copy(update={"workers": before.workers, "cpus": before.cpus})}), path)
+            document["job"] = supervisor.moves.shrink(after.workers)
+        elif not dry_run:
             supervisor.apply(new, path)
         return document
 

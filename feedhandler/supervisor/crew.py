@@ -37,7 +37,9 @@ class Worker:
         self.since_ns = self.started_ns = time.monotonic_ns()
         self.deaths = collections.deque()
         self.restarts = 0
+        self.behind = ""             # why it does not keep up, as it says
         self.adopted = False
+        self.planned_end = ""        # why its end is not a death: it was asked to
         self.dead = asyncio.Event()
         self.process = None          # psutil's view of it, made when usage() is asked
 
@@ -75,7 +77,7 @@ class Crew:
     def __init__(self, chief, generation):
         self.chief, self.generation = chief, generation
         cpus = chief.config.instance.cpus
-        self.workers = [Worker(number, cpus[number] if cpus else None) for number in range(chief.config.instance.workers)]
+        self.workers = [Worker(number, cpus[number] if cpus else None) for number in range(chief.config.instance.workers)]   # always 0..n-1
         self.launcher, self.launching = None, asyncio.Lock()
         self.stopping = False
         self.tasks = set()
@@ -100,6 +102,44 @@ class Crew:
                 await self._fork(worker)
         self.chief.on_crew_changed()
         self._background(self._look())
+
+    # -- more, fewer, and new ones ---------------------------------------------------------------------------------------
+
+    async def grow(self):
+        """Fork the workers that the configuration has and we have not."""
+        cpus = self.chief.config.instance.cpus
+        fresh = [Worker(number, cpus[number] if cpus else None) for number in range(len(self.workers), self.chief.config.instance.workers)]
+        self.workers += fresh
+        for worker in fresh:
+            await self._fork(worker)
+        self.chief.on_crew_changed()
+
+    async def shrink(self, count):
+        """End the workers from number `count` on; they hold nothing any more."""
+        gone = self.workers[count:]
+        for worker in gone:
+            await self._end(worker, "it is no more")
+        del self.workers[count:]
+        self.chief.on_crew_changed()
+
+    async def renew(self, worker):
+        """End a worker that holds nothing and fork another in its place."""
+        await self._end(worker, "it is renewed")
+        worker.adopted = False
+        await self._fork(worker)
+        self.chief.on_crew_changed()
+
+    async def _end(self, worker, reason):
+        """Ask it to end, kill it if it does not; that is no death."""
+        worker.planned_end = reason
+        worker.deaths.clear()
+        if worker.pidfd is not None:
+            worker.say(control.Stop(0.0))
+            if not await _all_dead([worker], STOP_GRACE_S):
+                self.chief.log("worker_killed", worker=worker.number, pid=worker.pid)
+                os.kill(worker.pid, signal.SIGKILL)
+                await worker.dead.wait()
+        worker.planned_end = ""
 
     def _background(self, coroutine):
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -204,6 +244,9 @@ class Crew:
             worker.writer = None
         if self.stopping:
             worker.set("DOWN", "stopped")
+        elif worker.planned_end:
+            worker.set("DOWN", worker.planned_end)
+            self.chief.on_worker_down(worker)
         else:
             self._background(self._after_death(worker))
 

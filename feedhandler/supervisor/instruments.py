@@ -102,11 +102,15 @@ def resolve(venue, listed, symbols, limit):
             continue
         instrument = by_name.get(symbol) or by_fold.get(symbol.casefold())
         if instrument is None:
-            near = difflib.get_close_matches(symbol.upper(), list(by_name), n=NAMED_MAX, cutoff=0.6)
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
-            problems.append(f"{venue} lists no instrument {symbol!r} among {len(listed):,}{hint}")
+            problems.append(f"{venue} lists no instrument {symbol!r} among {len(listed):,}{near(symbol, by_name)}")
         elif not instrument.listed:
             problems.append(f"{venue}: {symbol} is listed but does not trade")
         else:
             found[instrument.symbol] = instrument
     return list(found.values()), problems
+
+
+def near(symbol, names):
+    """"; did you mean …?" or "" where no name is like it."""
+    found = difflib.get_close_matches(symbol.upper(), list(names), n=NAMED_MAX, cutoff=0.6)
+    return f"; did you mean {', '.join(found)}?" if found else ""

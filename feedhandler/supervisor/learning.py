@@ -1,9 +1,9 @@
 """What the streams of this instance cost, learned while they run and kept over restarts.
 
 Every MEASURE_S, at first oftener, the supervisor asks each worker for all its states. The messages since the last answer
-are a stream's rate; bytes come from the counters of its connection, shared out by messages; the CPU of a message is the
-worker's CPU time by its messages, where there were enough to tell and the worker does not spin. Records of a message and
-bursts are not measured here: they stay as the prior says, or as another's measurement merged in.
+are a stream's rate, its records and bursts are told with them; bytes come from the counters of its connection, shared out by
+messages; the CPU of a message is the worker's CPU time by its messages, where there were enough to tell and the worker does
+not spin. Two lines of a stream are counted as one, and share what came. What a throttled connection brings is no measure.
 Who writes $XDG_STATE_HOME/feedhandler/loads-<name>.json: this instance's supervisor, by rename. Lost, it is learned anew.
 """
 import json
@@ -60,28 +60,44 @@ class Learner:
 
     def __init__(self, loads, spin):
         self.loads, self.spin = loads, spin
-        self.last = {}      # worker number → (pid, monotonic s, CPU s, {stream id: messages}, {connection id: (frames, bytes)})
+        self.last = {}      # worker number → (pid, monotonic s, CPU s, {stream id: StreamState}, {connection id: (frames, bytes)})
 
-    def heard(self, worker, pid, states, sessions, streams, home_of, now_s=None):
-        """All states of a worker: control.StreamState rows, counters' session rows, and the plan's streams by id."""
+    def heard(self, worker, pid, states, sessions, streams, home_of, throttled=(), now_s=None):
+        """All states of a worker: control.StreamState rows, counters' session rows, and the plan's streams by id; throttled: ids
+        of connections whose venue holds back what they would bring."""
         now_s = time.monotonic() if now_s is None else now_s
-        messages = {state.id: state.messages for state in states if state.id in home_of}
+        told = {state.id: state for state in states if state.id in home_of}
         carried = {row["connection"]: (row["frames"], row["bytes"]) for row in sessions}
         spent = None if self.spin else cpu_s(pid)
         before = self.last.get(worker)
-        self.last[worker] = pid, now_s, spent, messages, carried
+        self.last[worker] = pid, now_s, spent, told, carried
         if before is None or before[0] != pid or now_s - before[1] < MEASURE_FIRST_S / 2:
             return
         seconds = now_s - before[1]
-        fresh = {id: count - before[3][id] for id, count in messages.items() if count >= before[3].get(id, count + 1)}
-        total, cpu_ns = sum(fresh.values()), None
+        lines = {}          # key → [(id, messages, records or None) of each of its lines]
+        for id, state in told.items():
+            fresh = _fresh(before[3].get(id), state)
+            if fresh is not None:
+                lines.setdefault((home_of[id][0], streams[id].endpoint, streams[id].wire), []).append((id, *fresh))
+        total, cpu_ns = sum(found[0][1] for found in lines.values()), None
         if spent is not None and before[2] is not None and total >= CPU_MESSAGES_PER_S * seconds:
             cpu_ns = (spent - before[2]) * 1e9 / total
-        for id, count in fresh.items():
-            venue, _, connection = home_of[id]
-            size = _share(before[4].get(connection), carried.get(connection), count)
-            self.loads.measure((venue, streams[id].endpoint, streams[id].wire), time.time(), seconds, count, size, None, cpu_ns,
-                               like=prior(streams[id].channel))
+        for key, found in lines.items():
+            id, count, records = found[0]
+            connection = home_of[id][2]
+            if connection in throttled:
+                continue
+            count /= len(found)
+            self.loads.measure(key, time.time(), seconds, count, _share(before[4].get(connection), carried.get(connection), count), records, cpu_ns,
+                               told[id].bursts, like=prior(streams[id].channel))
+
+
+def _fresh(before, state):
+    """(messages, records or None) since an answer before, or None where they began anew. No record of messages: none was counted."""
+    if before is None or state.messages < before.messages:
+        return None
+    records = state.records - before.records
+    return state.messages - before.messages, records if records > 0 else None
 
 
 def _share(before, after, messages):

@@ -13,7 +13,7 @@ from feedhandler import control
 CLIENT_MAX = 64
 REQUEST_SIZE_MAX = 1 << 16
 IDLE_TIMEOUT_S = 30.0
-LOOK = ("status", "subs", "conns", "capacity", "plan")
+LOOK = ("status", "subs", "conns", "capacity", "plan", "moves")
 
 
 class Server:

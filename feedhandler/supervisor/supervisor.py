@@ -4,6 +4,7 @@ Start: lock → adopt or clean up → files → launcher → workers → instrum
 and snapshots, watches workers, answers the command line. Told to stop, it stops the workers and removes everything.
 """
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -18,20 +19,28 @@ from feedhandler.supervisor import learning, rest, tables
 from feedhandler.supervisor.changes import Changes
 from feedhandler.supervisor.crew import Crew
 from feedhandler.supervisor.instruments import Master
+from feedhandler.supervisor.leases import Leases
 from feedhandler.supervisor.ledger import Busy, Ledger, default_path
+from feedhandler.supervisor.moves import Moves
+from feedhandler.supervisor.saturation import Saturation
 from feedhandler.supervisor.server import Server
-from feedhandler.supervisor.shard import Shards
+from feedhandler.supervisor.shard import TRANSIT_S, Shards
 
 DRAIN_S = 1.0
-PERMIT_VALID_S = 10.0        # a permit not used by then is lost: it was spent in the budget all the same
-PERMIT_WAIT_MAX = 1024       # requests for permits that wait
+PERMIT_VALID_S = TRANSIT_S   # the windows are that much longer: used at its end, a permit still keeps the venue's; later it is lost
 PERMIT_PAUSE_S = 0.05
+LEASE_PERIOD_S = 1.0         # how soon what has closed is left to other instances
+BANNING_CODES = frozenset((403, 418, 429, 1008, 4008))   # of a close or refusal: the address is shut out, not one connection
+PROBE_S, PROBE_MAX_S = 0.5, 10.0   # an address that takes no connection is tried ever more rarely, so that its budget is there when it does again
+PROBE_FREE = 4               # attempts beyond one a connection before that
+OPERATIONS_BAN_S = 10.0      # after a complaint about operations that the address shares
 LIST_TIMEOUT_S = 15.0        # the first plan waits this long for instrument lists
 SPACE_RESERVE = 1 << 20      # bytes left free for others
 STDERR_SIZE_MAX = 1 << 20    # of launcher.log, where workers print what should not happen
 PROBLEM_MAX = 100            # sentences shown
 FRESH_TIMEOUT_S = 0.5        # subs waits this long for the workers' figures of now
-SETTLED = ("LIVE", "REJECTED", "STALE")
+SETTLED = ("LIVE", "HELD", "REJECTED", "STALE")
+WELL = ("LIVE", "HELD")
 
 
 class StartError(Exception):
@@ -45,13 +54,17 @@ class Supervisor:
         self.config, self.name, self.lock, self.log, self.on_ready = config, name, lock, log, on_ready
         self.path = path
         self.shards = Shards(config, os.path.dirname(path))
-        self.changes, self.listing = Changes(self), {}   # listing: venue → task that reads its list
+        self.changes, self.moves, self.listing = Changes(self), Moves(self), {}   # listing: venue → task that reads its list
         self.crew = self.ledger = self.table = self.server = None
+        self.leases = Leases(self)
         self.rests = {}                  # venue → Rest
         self.learner = None
+        self.saturation = Saturation()
         self.states = {}                 # stream id → StreamState
         self.sessions = {}               # connection id → (worker, SessionState)
-        self.permit_queue = []           # (worker, WantPermit)
+        self.permit_queue = {}           # (worker number, venue, endpoint, kind) → how many it waits for, longest waiting first
+        self.unanswered = {}             # connect key → [attempts granted since a connection came up there, when the last one was]
+        self.attempts = {}               # connection id → connect key of those that are connecting
         self.snapshots = {}              # stream id → task
         self.asked = {}                  # worker number → future of its answer to Query
         self.punished = {}               # (venue, endpoint) → last Punished
@@ -60,6 +73,7 @@ class Supervisor:
         self.created_ns, self.generation = time.time_ns(), time.time_ns()
         self.ending = asyncio.Event()
         self.failure, self.ready, self.planned = None, False, False
+        self.resolved = None, None       # a configuration, and it as plain data
         self.note = ""                   # what the operator should know about this start
         self.digest = _digest(config)
 
@@ -78,9 +92,9 @@ class Supervisor:
         except BaseException:
             await self._end(remove=created)
             raise
-        self._task(self._ready_timeout())
+        self.start_task(self._ready_timeout())
         await self.ending.wait()
-        await self._end(remove=self.failure is None)
+        await self._end(remove=self.failure is None and not self.moves.leaving)
         if self.failure is not None:
             raise self.failure
 
@@ -124,20 +138,27 @@ class Supervisor:
         self.learner = learning.Learner(self.shards.loads, self.config.instance.spin)
         self.crew = Crew(self, self.generation)
         self._restore(living)
+        if self.planned:
+            self.leases.adopt(living)
         self.on_crew_changed(living)
         self.server = Server(instance.control_path(self.name), {
             "status": self.status, "subs": self.subs, "conns": self.conns, "capacity": self.capacity,
-            "plan": self.plan, "reload": self.changes.reload, "subs add": self.changes.add, "subs remove": self.changes.remove, "stop": self.stop, "ping": lambda arguments: os.getpid()}, self.log)
+            "plan": self.plan, "reload": self.changes.reload, "subs add": self.changes.add, "subs remove": self.changes.remove, "moves": self.moves.document,
+            "rebalance": self.moves.rebalance, "subs move": self.moves.move, "drain": self.moves.drain, "restart": self.moves.restart, "stop": self.stop, "ping": lambda arguments: os.getpid()}, self.log)
         await self.server.start()
         lists = [] if self.planned else [self.list_once(home) for home in self.shards.homes.values()]
+        self.moves.resume([row["worker"] for row in living])
         await self.crew.start(living)
+        self.moves.go_on()
         if not self.planned:
             if lists:
                 await asyncio.wait(lists, timeout=LIST_TIMEOUT_S)
                 self._check_reached()
             self._plan()
-        self._task(self._permits())
-        self._task(self._learn())
+        self.start_task(self.moves.run())
+        self.start_task(self._permits())
+        self.start_task(self._settle())
+        self.start_task(self._learn())
 
     def _follow(self):
         """The configuration the living workers have, with what was subscribed at run time, in place of the file's."""
@@ -156,12 +177,18 @@ class Supervisor:
             self.config, self.shards = config, shards
 
     def apply(self, config, path=""):
-        """Follow another configuration that was checked; path: of its file, "": it is ours, changed at run time."""
+        """Follow another configuration that was checked; path: of its file, "": it is ours, changed at run time. What was shed is
+        wanted again."""
+        self.shards.shed = {}
         if path:
             self.digest, self.path = _digest(config), path
         self.config = self.shards.config = config
+        if len(self.crew.workers) < config.instance.workers:
+            self.start_task(self.crew.grow())
         self._plan()
         self.states = {id: state for id, state in self.states.items() if id in self.shards.streams}
+        self.sessions = {id: entry for id, entry in self.sessions.items() if id in self.shards.place_of}
+        self.attempts = {id: key for id, key in self.attempts.items() if id in self.sessions}
         self.on_crew_changed()
 
     def _restore(self, living):
@@ -171,7 +198,8 @@ class Supervisor:
         try:
             with open(f"{instance.directory(self.name)}/{instance.PLAN}") as file:
                 document = json.load(file)
-            self.shards.restore(document["shards"])
+            self.shards.restore(document["shards"], time.monotonic())
+            self.moves.restore(document["moves"])
         except (OSError, ValueError, KeyError) as error:
             self.log("plan_lost", reason=str(error))
             return
@@ -195,15 +223,18 @@ class Supervisor:
 
     def _open_budgets(self):
         self.ledger = Ledger(default_path(), lambda text: self.log("budgets_damaged", reason=text))
+        self.shards.others, self.shards.claim = self.leases.others, self.leases.claim
         for home in self.shards.homes.values():
             self.open_budget(home)
 
     def open_budget(self, home):
         for endpoint in home.profiles:
             self.ledger.open(home.connect_key(endpoint), home.attempt_windows(endpoint))
+            if home.typed[endpoint].shares_operations:
+                self.ledger.open(home.operation_key(endpoint), home.operation_windows(endpoint), home.operation_credits(endpoint))
         if home.rest_url:
             self.ledger.open(home.rest_key, [home.rest_window])
-            self.rests[home.name] = rest.Rest(home.name, home.rest_url, home.ca_file, self.ledger, home.rest_key, self.log)
+            self.rests[home.name] = rest.Rest(home.name, home.rest_url, home.ca_file, self.ledger, home.rest_key, self.log, home.counted_keys)
 
     async def _end(self, remove):
         """Stop what runs; with remove, the workers and files too. Without, they are left to be adopted."""
@@ -218,13 +249,14 @@ class Supervisor:
             self._save_loads()
         if self.crew is not None and remove:
             await self.crew.stop(DRAIN_S)
+            self.leases.release()
         if self.table is not None:
             self.table.close()
         self.log.close()
         if remove:
             instance.remove(self.name)
 
-    def _task(self, coroutine):
+    def start_task(self, coroutine):
         task = asyncio.get_running_loop().create_task(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -248,7 +280,7 @@ class Supervisor:
         """The task that reads a venue's list: one at a time."""
         task = self.listing.get(home.name)
         if task is None or task.done():
-            task = self.listing[home.name] = self._task(self._list(home))
+            task = self.listing[home.name] = self.start_task(self._list(home))
         return task
 
     async def _list(self, home):
@@ -271,7 +303,7 @@ class Supervisor:
             return
         home.problem = ""
         self.log("list", venue=home.name, instruments=len(home.listed), after_s=round(time.monotonic() - self.begun, 3))
-        if self.planned:
+        if self.planned and not self.shards.awaited():
             self._plan()
 
     def _check_reached(self):
@@ -282,30 +314,45 @@ class Supervisor:
             raise StartError("no venue could be reached:\n  " + "\n  ".join(said[:PROBLEM_MAX])
                              + "\nlook at this machine's network and name service, then start again; feedhandler demo needs neither")
 
-    def _plan(self):
+    def _plan(self, improve=False):
         """Place what is wanted and tell the workers. The first plan must fit; a later one that does not changes nothing."""
         try:
-            self.shards.replan()
+            self.shards.replan(improve)
         except PlanError as error:
             if not self.planned:
                 raise StartError("the subscriptions do not fit:\n  " + "\n  ".join(error.problems[:PROBLEM_MAX])) from None
             self.shards.problems = error.problems
             self.log("plan_refused", problems=error.problems[:PROBLEM_MAX])
             return
-        self.planned = True
-        instance.write_json(self.name, instance.PLAN, {"digest": self.digest, "config": resolved(self.config), "path": self.path, "shards": self.shards.saved()})
+        first, self.planned = not self.planned, True
+        if not first:
+            self.moves.start()
+        self.save_plan()
         self.log("plan", generation=self.shards.generation, streams=len(self.shards.streams),
                  connections=len(self.shards.placement.connections), problems=self.shards.problems[:PROBLEM_MAX])
-        for worker in self.crew.workers:
+        for worker in self.crew.workers if first else ():
             if worker.state == "UP":
-                self._tell_shard(worker)
+                self.tell_shard(worker)
         self._look_ready()
 
-    def _tell_shard(self, worker):
+    def plan_again(self):
+        """What is wanted is not what there is, after a death or a move that could not be made."""
+        if self.planned:
+            self._plan()
+
+    def save_plan(self):
+        """All that the next supervisor must know to go on, in one step."""
+        if self.planned:
+            if self.resolved[0] is not self.config:
+                self.resolved = self.config, resolved(self.config)
+            instance.write_json(self.name, instance.PLAN, {"digest": self.digest, "config": self.resolved[1], "path": self.path,
+                                                           "shards": self.shards.saved(), "moves": self.moves.saved()})
+
+    def tell_shard(self, worker):
         assign = self.shards.assign(worker.number)
-        if assign is not None:
+        if assign is not None and self.leases.cover():
             worker.say(assign)
-            worker.generation = assign.generation
+            worker.generation = self.shards.generation
 
     # -- what the crew says ------------------------------------------------------------------------------------------
 
@@ -318,41 +365,85 @@ class Supervisor:
         instance.manifest_write(self.name, {
             "abi": instance.ABI, "generation": self.generation, "name": self.name, "version": __version__, "created_ns": self.created_ns,
             "supervisor": {"pid": os.getpid(), "pid_start": instance.pid_start()}, "workers": rows, "venues": list(self.shards.homes)})
+        if not living:
+            self.leases.settle()
 
     def on_worker_up(self, worker):
-        if self.planned and worker.generation != self.shards.generation:
-            self._tell_shard(worker)
+        self.moves.on_worker_up(worker)
+        if self.planned:
+            self.tell_shard(worker)
         worker.say(control.Query())
         self._look_ready()
 
     def on_worker_down(self, worker):
-        """Its streams are down until its successor says otherwise."""
-        now = time.time_ns()
+        """Its instruments go to their standbys; its streams are down until its successor says otherwise."""
+        self.moves.on_worker_down(worker)
+        now, worker.behind = time.time_ns(), ""
+        self.saturation.worker(time.monotonic(), worker.number, "")
         for id, (_, number, _) in self.shards.home_of.items():
             if number == worker.number:
                 self.states[id] = control.StreamState(id, "DOWN", f"worker {number} died", now)
+        self.attempts = {id: key for id, key in self.attempts.items() if self.sessions[id][0] != worker.number}
         self.sessions = {id: entry for id, entry in self.sessions.items() if entry[0] != worker.number}
         if worker.number in self.asked:
             self.asked.pop(worker.number).set_result(None)
-        self.permit_queue = [entry for entry in self.permit_queue if entry[0] is not worker]
+        self.permit_queue = {want: count for want, count in self.permit_queue.items() if want[0] != worker.number}
 
     def on_message(self, worker, message):
         getattr(self, "_on_" + type(message).__name__.lower())(worker, message)
 
     def _on_states(self, worker, message):
         for state in message.streams:
-            if state.id in self.shards.home_of:
+            if self.shards.home_of.get(state.id, ("", -1))[1] == worker.number:
                 self.states[state.id] = state
                 home = self.shards.homes[self.shards.home_of[state.id][0]]
                 if state.state == "LIVE" and home.first_data_s is None:
                     home.first_data_s = time.monotonic() - self.begun
         for session in message.sessions:
+            self._look_up(session)
             self.sessions[session.id] = worker.number, session
+            if self.saturation.connection(time.monotonic(), session.id, session.health, session.reason, session.messages_per_s):
+                self.log("throttled", worker=worker.number, connection=session.id, reason=session.reason)
+        worker.behind = message.behind
+        if self.saturation.worker(time.monotonic(), worker.number, worker.behind):
+            self.log("behind", worker=worker.number, reason=worker.behind)
+        self.moves.on_states(worker, message.streams)
         if message.full and worker.number in self.asked:
             self.asked.pop(worker.number).set_result(None)
         if message.full and worker.counters is not None:
-            self.learner.heard(worker.number, worker.pid, message.streams, worker.counters.sessions(), self.shards.streams, self.shards.home_of)
+            self.learner.heard(worker.number, worker.pid, message.streams, worker.counters.sessions(), self.shards.streams, self.shards.home_of,
+                               self.saturation.throttled())
         self._look_ready()
+
+    def _look_up(self, session):
+        """A connection that came up says that its address takes connections; an attempt counts from its end, however long it took."""
+        if session.id not in self.shards.place_of:
+            return
+        _, before = self.sessions.get(session.id, (0, None))
+        venue, endpoint = self.shards.place_of[session.id]
+        key = self.shards.homes[venue].connect_key(endpoint)
+        if session.state == "CONNECTING":
+            self.attempts[session.id] = key
+            return
+        came_up = session.state == "UP" and (before is None or before.state != "UP" or before.reconnects != session.reconnects)
+        if came_up:
+            self.unanswered.pop(key, None)
+        if self.attempts.pop(session.id, None) or (came_up and before is not None):
+            self.ledger.arrived(key)
+    def _on_ready(self, worker, message):
+        self.moves.on_ready(worker, message)
+
+    def _on_letgone(self, worker, message):
+        self.moves.on_letgone(worker, message)
+
+    def _on_takenover(self, worker, message):
+        self.moves.on_takenover(worker, message)
+
+    def _on_moved(self, worker, message):
+        self.moves.on_moved(worker, message)
+
+    def _on_closing(self, worker, message):
+        self.moves.on_closing(worker, message)
 
     def _on_exponentraised(self, worker, message):
         try:
@@ -365,14 +456,52 @@ class Supervisor:
         self.log("punished", worker=worker.number, venue=message.venue, endpoint=message.endpoint, code=message.code, reason=message.reason,
                  retry_s=message.retry_s)
         home = self.shards.homes.get(message.venue)
-        if home is not None and message.endpoint in home.profiles and message.retry_s > 0:
-            try:
-                self.ledger.ban(home.connect_key(message.endpoint), message.retry_s, f"{message.venue}/{message.endpoint}: {message.code} {message.reason}")
-            except Busy as busy:
-                self.log("ban_not_shared", reason=str(busy))
+        if home is not None and message.endpoint in home.profiles:
+            self._ban(home, message.endpoint, message)
+
+    def _ban(self, home, endpoint, message):
+        """Keep to what the venue asked for; where it named no end, to its documents or a default, ever longer."""
+        said, typed = f"{home.name}/{endpoint}: {message.code} {message.reason}".strip(), home.typed[endpoint]
+        keys = [home.connect_key(endpoint)] + ([home.rest_key] if typed.counts_http and home.rest_url else [])
+        if message.retry_s > 0:
+            for key in keys:
+                self.ledger.ban(key, message.retry_s, said)
+        elif message.code in BANNING_CODES:
+            for key in keys:
+                self.ledger.punish(key, home.ban_s(endpoint), said)
+        elif typed.shares_operations:
+            self.ledger.punish(home.operation_key(endpoint), OPERATIONS_BAN_S, said)
 
     def _on_stopped(self, worker, message):
         self.log("worker_stopped", worker=worker.number)
+
+    # -- what does not keep up ----------------------------------------------------------------------------------------
+
+    def remedies(self, proposal):
+        """[Remedy] for what is throttled or behind now; proposal is the Plan that shards.proposal() answers."""
+        return self.saturation.remedies(time.monotonic(), proposal, self.shards.placement, self.shards.loads, self.shards.priorities,
+                                        self.config.load.target_percent)
+
+    def proposal(self):
+        """The Plan that improves on the placement by what was learned and by what connections were found limited to."""
+        self.saturation.keep(time.monotonic(), {connection.id for connection in self.shards.placement.connections})
+        self.shards.limits = self.saturation.limits()
+        return self.shards.proposal()
+
+    def on_saturated(self):
+        """load.auto_rebalance: apply what plan would propose; where no move helps for long, shed."""
+        self.saturation.applied_s = time.monotonic()
+        try:
+            proposal = self.proposal()
+        except PlanError as error:
+            self.log("rebalance_refused", problems=error.problems[:PROBLEM_MAX])
+            return
+        remedies = self.remedies(proposal)
+        for remedy in remedies:
+            self.log("remedy", kind=remedy.kind, where=remedy.where, reason=remedy.sentence)
+            self.shards.shed.update(dict.fromkeys(remedy.keys, remedy.sentence))
+        if proposal.moves or any(remedy.keys for remedy in remedies):
+            self._plan(improve=True)     # makes the moves of this proposal, and lets go of what was shed
 
     # -- loads ---------------------------------------------------------------------------------------------------------
 
@@ -398,29 +527,53 @@ class Supervisor:
     # -- permits and snapshots -----------------------------------------------------------------------------------------
 
     def _on_wantpermit(self, worker, message):
-        if len(self.permit_queue) < PERMIT_WAIT_MAX:
-            self.permit_queue.append((worker, message))
-            self._grant()
+        home = self.shards.homes.get(message.venue)
+        if home is None or message.endpoint not in home.profiles or self._permit_key(home, message.endpoint, message.kind) not in self.ledger.budgets:
+            self.log("permit_refused", worker=worker.number, venue=message.venue, endpoint=message.endpoint, kind=message.kind)
+            return
+        want = worker.number, message.venue, message.endpoint, message.kind
+        known = self.permit_queue.get(want, 0)
+        self.permit_queue[want] = max(known, message.count) if message.again else known + message.count
+        self._grant()
+
+    def _permit_key(self, home, endpoint, kind):
+        return home.operation_key(endpoint) if kind == "operation" else home.connect_key(endpoint)
 
     def _grant(self):
-        """Grant in order; who must wait does not hold up those of another address."""
-        waiting, self.permit_queue = self.permit_queue, []
+        """Grant in order; who must wait does not hold up those of another address, and who got something waits behind the others."""
         full = set()
-        for worker, want in waiting:
-            home = self.shards.homes.get(want.venue)
-            if home is None or want.endpoint not in home.profiles:
-                self.log("permit_refused", worker=worker.number, venue=want.venue, endpoint=want.endpoint)
+        for want, count in list(self.permit_queue.items()):
+            number, venue, endpoint, kind = want
+            key = self._permit_key(self.shards.homes[venue], endpoint, kind)
+            most = min(count, self._room(key)) if kind == "connect" else count
+            if key in full or most < 1 or self.ledger.wait_s(key) > 0:
                 continue
-            key = home.connect_key(want.endpoint)
             try:
-                granted = 0 if key in full else self.ledger.take(key, want.count)
+                granted = self.ledger.take(key, most)
             except Busy:
                 granted = 0
+            if granted and kind == "connect":
+                self.unanswered[key] = [self.unanswered.get(key, [0])[0] + granted, time.monotonic()]
             if granted:
-                worker.say(control.Permit(want.venue, want.endpoint, granted, time.monotonic_ns() + int(PERMIT_VALID_S * 1e9)))
-            if granted < want.count:
+                del self.permit_queue[want]
+                self.crew.workers[number].say(control.Permit(venue, endpoint, granted, time.monotonic_ns() + int(PERMIT_VALID_S * 1e9), kind))
+            if granted < count:
                 full.add(key)
-                self.permit_queue.append((worker, control.WantPermit(want.venue, want.endpoint, want.count - granted)))
+                self.permit_queue[want] = count - granted
+
+    def _room(self, key):
+        """Attempts that make sense at an address: one for each connection and some, then one now and then until one comes up.
+
+        Those on their way may all arrive in this moment: together they are no more than the budget."""
+        count, last_s = self.unanswered.get(key, (0, 0.0))
+        pending = sum(each == key for each in self.attempts.values())
+        return min(self._sensible(key, count, last_s), self.ledger.budgets[key].limit - pending)
+
+    def _sensible(self, key, count, last_s):
+        free = PROBE_FREE + sum(self.shards.homes[venue].connect_key(endpoint) == key for venue, endpoint in self.shards.place_of.values())
+        if count < free:
+            return free - count
+        return int(time.monotonic() - last_s >= min(PROBE_MAX_S, PROBE_S * (count - free + 1)))
 
     async def _permits(self):
         """Grant what had to wait, as soon as its budget has room."""
@@ -429,12 +582,21 @@ class Supervisor:
             if self.permit_queue:
                 self._grant()
 
+    async def _settle(self):
+        """Leave to other instances what has closed; tell workers what had to wait for them."""
+        while True:
+            await asyncio.sleep(LEASE_PERIOD_S)
+            self.leases.settle()
+            for worker in self.crew.workers:
+                if self.planned and worker.state == "UP" and worker.generation != self.shards.generation:
+                    self.tell_shard(worker)
+
     def _on_wantsnapshot(self, worker, message):
         stream = self.shards.streams.get(message.stream)
         if stream is None:
             worker.say(control.Snapshot(message.stream, 0, b"", "the plan has no such stream", 1.0))
         elif message.stream not in self.snapshots:
-            self.snapshots[message.stream] = self._task(self._snapshot(worker, stream))
+            self.snapshots[message.stream] = self.start_task(self._snapshot(worker, stream))
 
     async def _snapshot(self, worker, stream):
         """Fetch one book and hand the body on as it came."""
@@ -479,7 +641,9 @@ class Supervisor:
             self._say_ready()
 
     def on_look(self):
-        """Ten times a second: keep what workers print bounded."""
+        """Ten times a second: keep what workers print bounded, and do something about what does not keep up."""
+        if self.planned and self.config.load.auto_rebalance and self.saturation.is_due(time.monotonic()):
+            self.on_saturated()
         if not self.log.to_stderr and os.fstat(2).st_size > STDERR_SIZE_MAX:
             os.ftruncate(2, 0)
 
@@ -495,13 +659,15 @@ class Supervisor:
         for worker in self.crew.workers:
             if worker.state != "UP":
                 yield f"worker {worker.number} is {worker.state}: {worker.reason}"
+            if worker.behind:
+                yield f"worker {worker.number} falls behind: {worker.behind}"
         if self.planned:
             yield from (home.problem for home in self.shards.held() if home.problem and not self.note.startswith("adopted"))
         yield from self.shards.problems[:PROBLEM_MAX]
         unwell = {}
         for id in self.shards.streams:
             state = self.states.get(id)
-            if state is None or state.state != "LIVE" and not (state.state == "ACKED" and self.settled(id)):
+            if state is None or state.state not in WELL and not (state.state == "ACKED" and self.settled(id)):
                 key = state.state if state else "PENDING", state.reason if state else "", self.shards.home_of[id][0]
                 unwell[key] = unwell.get(key, 0) + 1
         for (state, reason, venue), count in sorted(unwell.items())[:PROBLEM_MAX]:
@@ -510,16 +676,17 @@ class Supervisor:
     def status(self, arguments):
         reasons = list(self._reasons())
         budgets = self.ledger.document()
-        reasons += [f"{row['budget']}: banned: {row['reason']}" for row in budgets if "banned_until_ns" in row]
+        reasons += [f"{row['budget']}: banned for {row['banned_s']:g} s more: {row['reason']}" for row in budgets if "banned_until_ns" in row]
         return {
             "name": self.name, "state": "starting" if not self.ready and not self.planned else "degraded" if reasons else "ok",
             "reasons": reasons, "ready": self.ready, "uptime_s": round(time.monotonic() - self.begun, 3), "pid": os.getpid(),
-            "generation": self.shards.generation, "created_ns": self.created_ns,
+            "generation": self.shards.generation, "created_ns": self.created_ns, "config": self.path,
+            "drained": sorted(self.shards.drained), "moves": {"in_flight": len(self.shards.mover.flying), "waiting": len(self.shards.mover.queue)},
             "workers": [self._worker_row(worker) for worker in self.crew.workers],
             "venues": [self._venue_row(home) for home in self.shards.held()],
             "streams": _count(self.states.get(id) for id in self.shards.streams),
             "connections": {"planned": len(self.shards.placement.connections),
-                            "up": sum(session.state == "UP" for _, session in self.sessions.values())},
+                            "up": sum(session.state == "UP" for id, (_, session) in self.sessions.items() if id in self.shards.place_of)},
             "budgets": budgets, "events": list(self.log.recent)[-5:]}
 
     def _worker_row(self, worker):
@@ -527,7 +694,7 @@ class Supervisor:
         mine = [id for id, home in self.shards.home_of.items() if home[1] == worker.number]
         return {"worker": worker.number, "pid": worker.pid, "cpu": worker.cpu, "state": worker.state, "reason": worker.reason,
                 "epoch": worker.epoch, "restarts": worker.restarts, "adopted": worker.adopted,
-                "heartbeat_ms": None if age_ms is None else round(age_ms, 1), **worker.usage(), "streams": len(mine),
+                "heartbeat_ms": None if age_ms is None else round(age_ms, 1), **worker.usage(), "behind": worker.behind, "streams": len(mine),
                 "connections": len({self.shards.home_of[id][2] for id in mine})}
 
     def _venue_row(self, home):
@@ -537,7 +704,7 @@ class Supervisor:
         client = self.rests.get(home.name)
         return {"venue": home.name, "instruments": len({self.shards.streams[id].instrument for id in mine}),
                 "listed": None if home.listed is None else len(home.listed), "problem": home.problem if not self.note.startswith("adopted") else "",
-                "streams": len(mine), "live": sum(id in self.states and self.states[id].state == "LIVE" for id in mine),
+                "streams": len(mine), "live": sum(id in self.states and self.states[id].state in WELL for id in mine),
                 "connections": len(connections), "slots": None if None in room else sum(room),
                 "first_data_s": None if home.first_data_s is None else round(home.first_data_s, 3), "rest": client.document() if client else None}
 
@@ -564,23 +731,38 @@ class Supervisor:
                          "gap_reason": state.gap_reason})
         return {"name": self.name, "streams": rows}
 
-    def conns(self, arguments):
-        """Every connection: where it lives, what it carries of what it may."""
+    async def conns(self, arguments):
+        """Every connection: where it lives, what it carries of what it may, and how it does beside its other line."""
+        await self._fresh()
         rows = []
         for connection in self.shards.placement.connections:
             profile = self.shards.homes[connection.venue].typed[connection.endpoint]
+            ban = self.ledger.banned(self.shards.homes[connection.venue].connect_key(connection.endpoint))
             _, session = self.sessions.get(connection.id, (0, control.SessionState(connection.id, 0, "IDLE", "the worker has not said yet")))
             rows.append({"id": connection.id, "venue": connection.venue, "endpoint": connection.endpoint, "worker": connection.worker,
                          "line": connection.line, "session": session.session, "state": session.state, "reason": session.reason,
                          "streams": len(connection.streams), "streams_live": session.streams_live, "slots": profile.fill,
-                         "opened_ns": session.opened_ns, "reconnects": session.reconnects, "close_code": session.close_code})
-        return {"name": self.name, "connections": rows}
+                         "opened_ns": session.opened_ns, "reconnects": session.reconnects, "close_code": session.close_code,
+                         "replaced_s": self.moves.replaced_s(connection, session),
+                         "banned_s": ban and round(ban[0], 1), "ban_reason": ban and ban[1],
+                         "health": session.health, "lag_ns": session.lag_ns, "queue_bytes": session.queue_bytes,
+                         "messages_per_s": round(session.messages_per_s, 1), "first": session.first, "second": session.second,
+                         "won_percent": _share(session.first, session.first + session.second),
+                         "behind_us": round(session.behind_ns / session.behind_count / 1000, 1) if session.behind_count else None})
+        return {"name": self.name, "connections": rows, "bans": self._bans()}
+
+    def _bans(self):
+        """Budgets of which nothing is spent now: until when, and why."""
+        return [row for row in self.ledger.document() if "banned_until_ns" in row]
 
     def capacity(self, arguments):
-        """Every budget of a connection, an address and a worker: what is used, what it is kept to."""
+        """Every budget of a connection, an address and a worker: what is used, what it is kept to, and by whom."""
         rows = self.shards.headroom()
         return {"name": self.name, "budgets": [_budget_row(row) for row in rows], "next": _next(rows), "permits": self.ledger.document(),
-                "learned": sum(load.seconds > 0 for load in map(self.shards.loads.of, self._planned_streams())), "streams": len(self.shards.streams)}
+                "held": self.leases.document(), "bans": self._bans(),
+                "learned": sum(load.seconds > 0 for load in map(self.shards.loads.of, self._planned_streams())), "streams": len(self.shards.streams),
+                "connections": [{"id": connection.id, "venue": connection.venue, "endpoint": connection.endpoint, "worker": connection.worker}
+                                for connection in self.shards.placement.connections]}
 
     def plan(self, arguments):
         """What rebalancing would change, and the budgets before and after. Nothing is applied."""
@@ -588,15 +770,20 @@ class Supervisor:
             raise ValueError("the first plan is not made yet: the venues' instrument lists are awaited; ask again in a moment")
         before = self.shards.headroom()
         try:
-            found = self.shards.proposal()
+            found = self.proposal()
         except PlanError as error:
             raise ValueError("what is wanted does not fit: " + "; ".join(error.problems[:PROBLEM_MAX])) from None
         return {"name": self.name, "moves": [_move_row(move) for move in found.moves], "problems": found.problems,
+                "remedies": [{"kind": remedy.kind, "where": remedy.where, "reason": remedy.sentence} for remedy in self.remedies(found)],
                 "before": [_budget_row(row) for row in before], "after": [_budget_row(row) for row in found.headroom],
                 "next": _next(found.headroom)}
 
     def _planned_streams(self):
         return (stream for connection in self.shards.placement.connections for stream in connection.streams)
+
+
+def _share(part, whole):
+    return round(100 * part / whole, 1) if whole else None
 
 
 def _digest(config):
