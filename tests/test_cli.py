@@ -3,9 +3,12 @@ import json
 import os
 import resource
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import tomllib
+import urllib.request
 
 import place
 import pytest
@@ -47,7 +50,8 @@ def sentence(done):
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_has_a_help_with_an_example_and_json(name):
     answers = [CliRunner().invoke(main, [name, "--help"])]
-    answers += [CliRunner().invoke(main, [name, sub, "--help"]) for sub in {"config": ["check", "schema", "show"], "subs": ["list", "add", "remove"]}.get(name, ())]
+    answers += [CliRunner().invoke(main, [name, sub, "--help"]) for sub in {
+        "capacity": ["probe"], "config": ["check", "schema", "show"], "subs": ["list", "add", "remove", "move"]}.get(name, ())]
     assert all(answer.exit_code == OK for answer in answers)
     assert f"\n  feedhandler {name}" in answers[-1].output
     assert "--json" in answers[-1].output
@@ -142,14 +146,15 @@ def test_start_without_a_network_names_what_it_could_not_reach_and_leaves_nothin
 STREAM = "id venue instrument symbol channel depth endpoint wire worker connection state reason since_ns last_ns messages gaps gap_ns gap_reason"
 SCHEMA = {
     # verb: (keys of the document, its list, keys of a row)
-    "status": ("name state reasons ready uptime_s pid generation created_ns workers venues streams connections budgets events", "workers",
-               "worker pid cpu state reason epoch restarts adopted heartbeat_ms cpu_percent rss_bytes streams connections"),
+    "status": ("name state reasons ready uptime_s pid generation created_ns config drained moves workers venues streams connections budgets events", "workers",
+               "worker pid cpu state reason epoch restarts adopted heartbeat_ms cpu_percent rss_bytes behind streams connections"),
     "stats": ("name total workers", "workers", None),
     "latency": ("name workers", "workers", "worker decode publish venue loop first_data"),
     "gaps": ("name streams books_unwell sessions workers", "streams", "id venue instrument channel worker connection state gaps gap_ns gap_reason"),
     "errors": ("name errors", "errors", "worker count first_ns last_ns code session text"),
     "subs list": ("name streams", "streams", STREAM),
-    "conns": ("name connections", "connections", "id venue endpoint worker line session state reason streams streams_live slots opened_ns reconnects close_code"),
+    "conns": ("name connections bans", "connections", "id venue endpoint worker line session state reason streams streams_live slots opened_ns reconnects "
+              "close_code replaced_s banned_s ban_reason health lag_ns queue_bytes messages_per_s first second won_percent behind_us"),
     "readers": ("name readers", "readers", "pid name alive polled_ago_s lag lost"),
 }
 
@@ -189,6 +194,16 @@ def test_subs_list_counts_messages_up_to_now(folder, name):
     assert {(row["venue"], row["state"]) for row in only} == {("okx", "LIVE")}
 
 
+def test_capacity_names_the_budgets_of_workers_addresses_and_connections(folder, name):
+    text = verb(folder, "capacity", "-n", name).stdout
+    document = json.loads(verb(folder, "capacity", "-n", name, "--json").stdout)
+    assert {"budgets", "connections", "next", "permits", "learned", "streams"} <= set(document)
+    assert {row["where"].split()[0] for row in document["budgets"]} == {"worker", "address", "connection"}
+    for row in document["connections"]:
+        assert f"connection {row['id']} {row['venue']}/{row['endpoint']} worker {row['worker']} " in text
+    assert "\nworker 0 " in text and "\naddress okx/public " in text and "~" in text and text.count("[") > len(document["connections"])
+
+
 def test_tail_prints_exact_records_of_what_was_asked_for(folder, name):
     done = verb(folder, "tail", "-n", name, "binance-spot:BTC-USDT", "-k", "quote", "-c", "3", "--json")
     records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -225,14 +240,22 @@ def test_status_json_takes_at_most_150_ms(folder, name):
     assert min(took) <= STATUS_MAX_S
 
 
+def cut_connections(config):
+    """Have the simulated venue close all connections now."""
+    entry = next(iter(tomllib.loads(config.read_text())["venues"].values()))
+    fault = urllib.request.Request(entry["rest"].rpartition("/")[0] + "/_sim/fault", json.dumps({"kind": "disconnect", "count": 99}).encode())
+    urllib.request.urlopen(fault, timeout=10, context=ssl.create_default_context(cafile=entry["ca_file"])).close()
+
+
 def test_without_its_supervisor_shared_memory_still_answers_and_the_others_say_how_to_go_on(folder):
-    """Own instance: its connections are cut every 3 s, and its supervisor dies after the first cut was told."""
-    with place.running(folder, "--venue", "kraken", "--instruments", "1", "--rate", "50", "--lifetime", "3") as (name, config):
+    """Own instance: its connections are cut without a notice, and its supervisor dies after the cut was told."""
+    with place.running(folder, "--venue", "kraken", "--instruments", "1", "--rate", "50") as (name, config):
+        cut_connections(config)
         cut, deadline = [], time.monotonic() + place.WAIT_S
         while not cut:
             assert time.monotonic() < deadline, "no gap names the cut"
             cut = [row for row in json.loads(verb(folder, "gaps", "-n", name, "--json").stdout)["streams"] if row["gaps"]]
-        assert all(row["gap_reason"].startswith("connection closed with ") for row in cut)
+        assert all(row["gap_reason"].startswith("connection closed with ") for row in cut), [row["gap_reason"] for row in cut]
         supervisor = instance.holder(name)
         os.kill(supervisor, signal.SIGKILL)
         deadline = time.monotonic() + place.WAIT_S

@@ -23,18 +23,20 @@ OURS = {
     "capacity*": ["capacity*"],
     "config": ["instance", "venue", "venues"],
     "verify": ["venue", "venues", "capture", "digest", "worker.publisher"],
+    "probe": ["config", "control", "counters", "venue", "capacity*", "worker.worker", "supervisor.instruments", "supervisor.ledger", "supervisor.rest",
+              "supervisor.shard", "supervisor.tables"],
     "simulate*": ["simulate*"],
     "worker*": ["_cext", "control", "counters", "instance", "venue", "venues", "worker*"],
     "supervisor*": ["_cext", "control", "counters", "instance", "config", "venue", "venues", "capacity*", "supervisor*", "worker.launcher",
                     "worker.worker", ""],
-    "cli*": ["cli*", "config", "instance", "reader", "counters", "capture", "venues", "verify", "supervisor.client", "supervisor.daemon",
+    "cli*": ["cli*", "config", "instance", "reader", "counters", "capture", "venues", "verify", "probe", "supervisor.client", "supervisor.daemon",
              "simulate*", "capacity*", ""],
 }
 # Modules that may import a package of others. One need, one package, and as few doors as possible.
 OTHERS = {
     "picows": ["worker.session", "simulate.server"], "aiohttp": ["supervisor.rest", "simulate.server"],
     "click": ["cli*"], "rich": ["cli*"], "psutil": ["worker*", "supervisor*", "cli*"], "pydantic": ["config"], "numpy": ["reader", "cli.demo"],
-    "msgspec": ["control", "capture", "supervisor.shard"], "trustme": ["simulate.certificates"], "uvloop": ["worker.worker", "cli.simulate"],
+    "msgspec": ["control", "capture", "supervisor.shard"], "trustme": ["simulate.certificates"], "uvloop": ["worker.worker", "probe", "cli.simulate"],
     "cython": ["*"], "libc": ["*"], "cpython": ["*"], "posix": ["*"],
 }
 STANDARD = sys.stdlib_module_names

@@ -1,29 +1,41 @@
 """capacity and plan: what the venues allow, what is used of it, what would be better."""
+import functools
+
 import click
 
-from feedhandler.cli import common
+from feedhandler.cli import common, headroom
+from feedhandler.cli.headroom import bar as _bar, forecast as _forecast, number as _number
+from feedhandler.cli.probe import cmd_probe
 
-BAR_SIZE = 20
 
-
-@click.command("capacity")
+@click.group("capacity", invoke_without_command=True)
 @common.instance_option
 @common.json_option
+@click.option("--all", "every", is_flag=True, help="Every line; otherwise the 20 worst of each section.")
 @click.option("--profile", "profiles", is_flag=True, help="What the venues allow, with sources; needs no instance.")
 @click.option("-c", "--config", "path", metavar="FILE", help="With --profile: apply this configuration's limits.")
-def cmd_capacity(name, as_json, profiles, path):
-    """Every budget of connections, addresses and workers: what is used of what it is kept to.
+@click.pass_context
+def cmd_capacity(context, name, as_json, every, profiles, path):
+    """Budgets of workers, addresses and connections: what is used of what they are kept to, what is left, and when they are full.
+
+    What is full first stands on top; ~ marks rates that are measured, or guessed until then. Full in: at the growth of the last half hour.
 
     \b
     feedhandler capacity -n demo
     feedhandler capacity --profile
+    feedhandler capacity probe --venue binance-spot -c sim.toml
     """
+    if context.invoked_subcommand:
+        return
     if path and not profiles:
         common.fail("-c goes with --profile; a running instance knows its own configuration", common.USAGE)
     if profiles:
         common.output(as_json, _profiles(path), _profile_screen)
     else:
-        common.output(as_json, _answer(name, "capacity"), _capacity_screen)
+        common.output(as_json, _answer(name, "capacity"), functools.partial(_capacity_screen, every=every))
+
+
+cmd_capacity.add_command(cmd_probe)
 
 
 def _answer(name, verb):
@@ -65,48 +77,40 @@ def _plain(value):
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _capacity_screen(document):
-    click.echo(f"{document['name']}: {document['learned']} of {document['streams']} streams measured, the others' rates are guessed")
-    click.echo(_table(document["budgets"]))
+def _capacity_screen(document, every):
+    click.echo(f"{document['name']}: {document['learned']} of {document['streams']} streams measured, the others' rates are guessed\n")
+    headroom.show(document["budgets"], document["connections"], every)
     for row in document["permits"]:
         if row["used"]:
             click.echo(common.printable(f"permits {row['budget']}: {row['used']} of {row['allowed']} used"))
+    for row in document["held"]:
+        click.echo(common.printable(_held(row)))
+    common.bans(document["bans"])
     _forecast(document["next"])
 
 
-def _table(rows):
-    return common.columns([[row["where"], row["what"], _number(row["used"]), _number(row["limit"]), _bar(row["used"], row["limit"])] for row in rows],
-                          ["where", "budget", "used", "limit", ""], right=("used", "limit"))
-
-
-def _number(value):
-    return "-" if value is None else f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _bar(used, limit):
-    """used of limit as a bar; nothing where no limit is known."""
-    if not limit:
-        return ""
-    full = min(BAR_SIZE, round(used / limit * BAR_SIZE))
-    return f"[{'#' * full}{'.' * (BAR_SIZE - full)}] {used / limit:.0%}"
-
-
-def _forecast(row):
-    if row is not None and row["reached_s"] > 0:
-        click.echo(f"at the present growth {row['where']} reaches its {row['what']} in {row['reached_s'] / 3600:.1f} h")
-    elif row is not None:
-        click.echo(f"{row['where']} is at its limit of {row['what']}")
+def _held(row):
+    """Who holds how much of an address."""
+    others = "".join(f", {name} {count:,}" for name, count in row["others"].items())
+    limit = "" if row["limit"] is None else f"; all together may {row['limit']:,}"
+    return f"{row['what']} at {row['venue']}/{row['endpoint']}: this instance {row['ours']:,}{others}{limit}"
 
 
 @click.command("plan")
 @common.instance_option
 @common.json_option
-def cmd_plan(name, as_json):
-    """What rebalancing would change by the loads learned so far, why, and the budgets before and after. Changes nothing.
+@click.option("--apply", "is_applied", is_flag=True, help="Make the moves, as rebalance does.")
+def cmd_plan(name, as_json, is_applied):
+    """What rebalancing would change by the loads learned so far, why, and the budgets before and after.
 
     \b
     feedhandler plan -n demo
+    feedhandler plan -n demo --apply
     """
+    if is_applied:
+        from feedhandler.cli import moves
+        moves.rebalance(name, as_json)
+        return
     common.output(as_json, _answer(name, "plan"), _plan_screen)
 
 
@@ -117,8 +121,8 @@ def _plan_screen(document):
         first = move["streams"][0]
         more = f" and {len(move['streams']) - 1} more" if len(move["streams"]) > 1 else ""
         click.echo(common.printable(f"  {move['kind']} {first['venue']} {first['wire']}{more}: {_way(move, first)}: {move['reason']}"))
-    for problem in document["problems"]:
-        click.echo(common.printable(f"  ! {problem}"))
+    for text in [remedy["reason"] for remedy in document["remedies"]] + document["problems"]:
+        click.echo(common.printable(f"  ! {text}"))
     click.echo()
     click.echo(_compared(document["before"], document["after"]))
     _forecast(document["next"])

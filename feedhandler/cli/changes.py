@@ -36,15 +36,18 @@ def _check(path):
         common.fail(f"{path} cannot be read: {error.strerror}; give the file to apply with -c", common.USAGE)
 
 
+def names_channel(word):
+    from feedhandler.config import Channel, VenueError
+    try:
+        return bool(Channel.parse(word))
+    except VenueError:
+        return False
+
+
 def split(words):
     """{"symbols", "channels"}: the trailing words that name channels are channels."""
-    from feedhandler.config import Channel, VenueError
     at = len(words)
-    while at:
-        try:
-            Channel.parse(words[at - 1])
-        except VenueError:
-            break
+    while at and names_channel(words[at - 1]):
         at -= 1
     if not 0 < at < len(words):
         common.fail("give symbols, then channels, as in BTC-USDT trade book; a channel is a word like trade, quote or book20@100ms", common.USAGE)
@@ -71,4 +74,6 @@ def show(document, as_json):
             click.echo(common.printable(f"! {problem}"))
         click.echo(f"{len(document['added'])} streams {'added' if document['applied'] else 'would be added'}, {len(document['removed'])} removed, "
                    f"{len(document['moved'])} moved; {len(document['opened'])} connections to open, {len(document['closed'])} to close")
+        if document.get("job") is not None:
+            click.echo(f"the number of workers becomes {document['workers']} when those that go are empty: feedhandler moves -n {document['name']}")
     common.output(as_json, document, human)

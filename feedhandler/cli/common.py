@@ -46,6 +46,12 @@ def columns(rows, headings, right=()):
     return "\n".join(lines)
 
 
+def bans(rows):
+    """Say of every budget the venue shut us out of until when, and why."""
+    for row in rows:
+        click.echo(printable(f"banned: {row['budget']}: {row['banned_s']:,.0f} s left: {row['reason']}"))
+
+
 def checked_name(ctx, param, name):
     """name, or exit code 2: it becomes a path."""
     from feedhandler import instance

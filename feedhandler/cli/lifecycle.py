@@ -104,6 +104,12 @@ def cmd_stop(name, as_json):
     \b
     feedhandler stop -n demo
     """
+    how = stop(name)
+    common.output(as_json, {"name": name, "result": how}, lambda document: click.echo(f"instance {name}: {how}"))
+
+
+def stop(name):
+    """Stop it, and say how."""
     from feedhandler import instance
     from feedhandler.supervisor import client
     try:
@@ -116,7 +122,7 @@ def cmd_stop(name, as_json):
         how = _stop_leftovers(name)
     except (client.Refused, instance.InstanceError) as error:
         common.fail(str(error))
-    common.output(as_json, {"name": name, "result": how}, lambda document: click.echo(f"instance {name}: {how}"))
+    return how
 
 
 def _await_end(name, pid):

@@ -4,7 +4,7 @@ import time
 
 import click
 
-from feedhandler.cli import common
+from feedhandler.cli import common, moves
 
 
 def _ask(name, verb):
@@ -53,7 +53,7 @@ def _screen(document):
         return
     streams = document["streams"]
     click.echo(f"supervisor {document['pid']}, up {_span(document['uptime_s'])}, {document['connections']['up']} of {document['connections']['planned']} "
-               f"connections up, {streams.get('live', 0)} of {streams['total']} streams live\n")
+               f"connections up, {streams.get('live', 0)} of {streams['total']} streams live{_held(streams)}\n")
     click.echo(common.columns(
         [[str(w["worker"]), str(w["pid"]), "-" if w["cpu"] is None else str(w["cpu"]), w["state"], _figure(w["heartbeat_ms"]), str(w["epoch"]),
           str(w["restarts"]), _figure(w["cpu_percent"]), "-" if w["rss_bytes"] is None else f"{w['rss_bytes'] >> 20:,}", str(w["connections"]),
@@ -90,13 +90,21 @@ def _clock(ns):
     return time.strftime("%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns // 10**6 % 1000:03}"
 
 
+def _held(streams):
+    return f", {streams['held']} held by standbys" if streams.get("held") else ""
+
+
+def _hours(seconds):
+    return "-" if seconds is None else f"{max(0, seconds) / 3600:.1f} h"
+
+
 def _until(row):
-    return f"{_clock(row['banned_until_ns'])}Z {row['reason']}" if "banned_until_ns" in row else ""
+    return f"{_clock(row['banned_until_ns'])}Z, {row['banned_s']:,.0f} s left: {row['reason']}" if "banned_until_ns" in row else ""
 
 
 @click.group("subs")
 def cmd_subs():
-    """Subscriptions: list, add, remove."""
+    """Subscriptions: list, add, remove, move."""
 
 
 @cmd_subs.command("list")
@@ -137,12 +145,17 @@ def _change_verb(verb, text):
 _change_verb("add", "Subscribe more, now: nothing else is touched.\n\n\b\nfeedhandler subs add okx BTC-USDT ETH-USDT trade book -n demo")
 _change_verb("remove", "Let subscriptions go, now: nothing else is touched.\n\n\b\nfeedhandler subs remove okx BTC-USDT trade -n demo")
 
+moves.subs_move(cmd_subs)
+
 
 @click.command("conns")
 @common.instance_option
 @common.json_option
 def cmd_conns(name, as_json):
     """Every connection, and what it carries of what it may.
+
+    Of streams with two lines, "won" is the share of events that this connection brought first, "behind" how much later the
+    others came.
 
     \b
     feedhandler conns -n demo
@@ -151,10 +164,12 @@ def cmd_conns(name, as_json):
 
     def human(document):
         click.echo(common.columns(
-            [[str(c["id"]), c["venue"], c["endpoint"], str(c["worker"]), "AB"[c["line"]], c["state"], f"{c['streams_live']}/{c['streams']}",
-              _figure(c["slots"]), f"{c['reconnects']:,}", str(c["close_code"] or "-"), c["reason"]] for c in document["connections"]],
-            ["id", "venue", "endpoint", "worker", "line", "state", "live", "slots", "reconnects", "last close", "reason"],
-            right=("id", "worker", "live", "slots", "reconnects", "last close")))
+            [[str(c["id"]), c["venue"], c["endpoint"], str(c["worker"]), "ABS"[c["line"]], c["state"], f"{c['streams_live']}/{c['streams']}",
+              _figure(c["slots"]), f"{c['reconnects']:,}", str(c["close_code"] or "-"), _hours(c["replaced_s"]), _figure(c["won_percent"]),
+              _figure(c["behind_us"]), c["reason"]] for c in document["connections"]],
+            ["id", "venue", "endpoint", "worker", "line", "state", "live", "slots", "reconnects", "last close", "replaced in", "won %", "behind µs", "reason"],
+            right=("id", "worker", "live", "slots", "reconnects", "last close", "replaced in", "won %", "behind µs")))
+        common.bans(document["bans"])
     common.output(as_json, document, human)
 
 
