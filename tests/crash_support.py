@@ -253,14 +253,7 @@ class Witness:
             ring.lives += body[0] == LIVE
             return
         if kind == STATUS and body[0] & 0xffffffff == EPOCH:
-            assert ring.next is None or commit - 1 >= ring.next
-            ring.void += 0 if ring.next is None else commit - 1 - ring.next
-            assert not ring.event, "what a dead writer left of an event is not delivered"
-            assert ring.epoch is None or body[1] == ring.epoch + 1
-            ring.epoch, ring.epochs, ring.epoch_ns, ring.fresh_ns = body[1], ring.epochs + 1, ts_recv, 0
-            for known in self.known.values():
-                if known.ring is ring:
-                    known.owed, known.book = set(known.seen), None
+            self.resumed(ring, commit - 1, body[1], ts_recv)
         else:
             assert ring.next in (None, commit - 1), f"position {commit - 1} after {ring.next - 1}"
         ring.next = commit
@@ -278,6 +271,20 @@ class Witness:
             ring.fresh_ns = ring.fresh_ns or ts_recv
             assert {(part[0], part[1]) for part in event} == {(instrument, kind)}, "an event is of one instrument and kind"
             {TRADE: self.trade, QUOTE: self.quote, TOUCH: self.at_touch, LEVEL: self.levels}[kind](known, event)
+
+    def resumed(self, ring, position, epoch, ts_recv):
+        """A new writer took the ring: what it goes on with must begin with a GAP."""
+        assert ring.next is None or position >= ring.next
+        ring.void += 0 if ring.next is None else position - ring.next
+        assert not ring.event, "what a dead writer left of an event is not delivered"
+        assert ring.epoch is None or epoch == ring.epoch + 1
+        ring.epoch, ring.epochs, ring.epoch_ns, ring.fresh_ns = epoch, ring.epochs + 1, ts_recv, 0
+        for known in self.known.values():
+            if known.ring is ring:
+                self.interrupted(known)
+
+    def interrupted(self, known):
+        known.owed, known.book = set(known.seen), None
 
     def of(self, instrument, ring):
         if instrument not in self.known:
