@@ -549,8 +549,10 @@ class SimulatedWorker(Worker):
         if link.connection.second_ns is not None:
             link.connection.second_ns = NEVER
             link.due_ns = link.connection.next_deadline() or NEVER
-            if link.second_lines:
-                link.due_ns = min(link.due_ns, self.world.monotonic_ns() + self.world.look_ns)
+            if link.second_lines:    # what does not come soon is looked for more seldom
+                before, waited_ns = getattr(link, "waits_for", (None, 0))
+                link.waits_for = list(link.second_lines), min(2 * waited_ns, MINUTE) if before == list(link.second_lines) else self.world.look_ns
+                link.due_ns = min(link.due_ns, self.world.monotonic_ns() + link.waits_for[1])
         self.arm(link)
 
     def arm(self, link):
