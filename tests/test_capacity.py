@@ -87,7 +87,7 @@ def test_attempts_that_arrive_late_keep_the_window_when_those_on_their_way_are_c
             pending.remove(at)
             arrived.append(now)     # heard of now: at the latest
             budget.renew(now)
-        room = min(want, budget.limit - len(pending))
+        room = min(want, budget.limit - len(pending) - budget.used(now)[0])
         pending += [now + takes] * (budget.take(now, room) if room > 0 else 0)
     for begin in arrived:
         assert sum(begin <= at < begin + SECOND for at in arrived) <= max(1, n * 80 // 100)

@@ -41,7 +41,7 @@ class Rolling:
     def renew(self, now_ns):
         """What was granted once reached the venue only now: the oldest entry counts from here."""
         self._expire(now_ns)
-        if self.spent:
+        if self.spent and self.spent[0][0] < now_ns:     # one that was renewed just now is another one
             at_ns, amount = self.spent.popleft()
             self.used -= 1
             if amount > 1:

@@ -567,7 +567,8 @@ class Supervisor:
         Those on their way may all arrive in this moment: together they are no more than the budget."""
         count, last_s = self.unanswered.get(key, (0, 0.0))
         pending = sum(each == key for each in self.attempts.values())
-        return min(self._sensible(key, count, last_s), self.ledger.budgets[key].limit - pending)
+        budget = self.ledger.budgets[key]
+        return min(self._sensible(key, count, last_s), budget.limit - pending - budget.used(self.ledger.now())[0])
 
     def _sensible(self, key, count, last_s):
         free = PROBE_FREE + sum(self.shards.homes[venue].connect_key(endpoint) == key for venue, endpoint in self.shards.place_of.values())
