@@ -338,6 +338,60 @@ def test_trades_that_nobody_holds_any_more_are_a_gap():
         assert [record["trade_id"] for record in data(records, Trades)] == [1001, 1002, 1003, 1006, 1007, 1008]
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_trades_of_before_the_owner_began_are_not_told_by_who_follows(dies):
+    with instance(Trades) as (directory, publishers, feed):
+        new = Worker(publishers[1], Trades, 0, private=1).begin().to(8)
+        old = Worker(publishers[0], Trades, 0).begin(4).to(6)
+        if dies:
+            new.publisher.take_over(new.venue, 0, 0, dead.scan(directory, 0, [0])[0])
+        else:
+            moved(old, new)
+        publishers[1].turn()
+        assert [record["trade_id"] for record in data(read(feed), Trades)] == [1005, 1006, 1007, 1008]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_trades_that_a_told_gap_left_out_are_not_told_later_by_who_follows(dies):
+    with instance(Trades) as (directory, publishers, feed):
+        new = Worker(publishers[1], Trades, 0, private=1).begin().to(8)
+        old = Worker(publishers[0], Trades, 0).begin().to(2)
+        publishers[0].session_lost(1, [0])
+        old.begin(5).to(7)
+        if dies:
+            new.publisher.take_over(new.venue, 0, 0, dead.scan(directory, 0, [0])[0])
+        else:
+            moved(old, new)
+        publishers[1].turn()
+        records = read(feed)
+        assert [record["trade_id"] for record in data(records, Trades)] == [1001, 1002, 1006, 1007, 1008]
+        assert statuses(records).count(GAP) == 1
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_what_the_row_says_of_quotes_of_another_ring_is_not_believed(backed):
+    """The first owner wrote into the row and far into its ring; the second is followed when it dies."""
+    with instance(Quotes) as (directory, publishers, feed):
+        publishers[0].turn()
+        for _ in range(40):
+            publishers[0].status(None, 13)
+        old, new = pair(publishers, Quotes, at=3, new_at=1)
+        publishers[0].backed(0, True)
+        old.to(4)
+        assert moved(old, new) == "NONE"
+        publishers[1].backed(0, backed)
+        new.to(9)
+        publishers[1].turn()
+        old.to(11)
+        old.publisher.take_over(old.venue, 0, 1, dead.scan(directory, 1, [0])[0])
+        old.to(COUNT)
+        publishers[0].turn()
+        records = read(feed)
+        told = [record for record in data(records, Quotes)]
+        whole = data(undisturbed(Quotes, 0), Quotes)
+        assert told == (whole if backed else whole[:9] + whole[11:]), "what is not known to be new is not told twice"
+
+
 def test_more_than_the_pool_holds_lets_go_of_the_oldest():
     with instance(Trades) as (_, publishers, feed):
         new = Worker(publishers[1], Trades, 0, private=1)

@@ -391,6 +391,20 @@ def test_a_new_plan_touches_only_what_changed():
     assert sorted(removed) == [0, 1, 2, 3, 4] and world.subscribed == {f"s{i}@trade" for i in range(5, 15)}
 
 
+def test_a_standby_that_comes_or_goes_is_told_to_the_publisher_and_touches_nothing_else():
+    world = World(BINANCE, plan_of(3, BINANCE)).run(2)
+    for backed in (True, False):
+        sent = len(world.operations("sub")) + len(world.operations("unsub"))
+        plan = plan_of(3, BINANCE)
+        plan.streams[1].backed = backed
+        world.connection.replan(world.now, plan)
+        world.settle()
+        world.run(1)
+        told = [action.stream.id for action in world.actions if isinstance(action, machine.BackStream)]
+        assert told == ([1] if backed else [1, 1])
+        assert len(world.operations("sub")) + len(world.operations("unsub")) == sent
+
+
 def test_an_empty_plan_closes_the_connection_and_streams_open_it_again():
     world = World(BINANCE, plan_of(2, BINANCE)).run(2)
     world.connection.replan(world.now, plan_of(0, BINANCE))

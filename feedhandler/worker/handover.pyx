@@ -39,6 +39,14 @@ ctypedef struct fh_found:
     uint8_t has_book, gap, whole, has_touch, touch_told, has_exponents, alive, trade_gap, hopped
 
 
+cdef inline uint64_t closed(uint64_t seen) noexcept nogil:
+    """The ids below the lowest of those seen as seen too: what came before, or lies in a gap that was told, is nobody's to bring any more."""
+    cdef int bit = 0
+    while seen >> bit > 1:
+        bit += 1
+    return seen | ~<uint64_t>0 << bit if seen else 0
+
+
 cdef void note_status(fh_found *found, const fh_record *record) noexcept nogil:
     cdef uint32_t code = record.body.status.code
     cdef uint32_t channel = record.body.status.detail
@@ -51,8 +59,9 @@ cdef void note_status(fh_found *found, const fh_record *record) noexcept nogil:
         found.hop, found.hop_position, found.hopped, found.done = <uint32_t>record.body.status.b, record.body.status.c, 1, 1
     elif code == FH_GAP and channel == FH_CHANNEL_BOOK and not found.has_book:
         found.has_book = found.gap = 1
-    elif code == FH_GAP and channel != FH_CHANNEL_BOOK and not found.kinds & (1 << FH_TRADE | 1 << KIND_AGGREGATE):
-        found.trade_gap = 1
+    elif code == FH_GAP and channel != FH_CHANNEL_BOOK:
+        found.trade_gap |= not found.kinds & (1 << FH_TRADE | 1 << KIND_AGGREGATE)
+        found.seen[FH_TRADE], found.seen[KIND_AGGREGATE] = closed(found.seen[FH_TRADE]), closed(found.seen[KIND_AGGREGATE])
     elif code == FH_LIVE and not found.has_book:
         found.alive = 1
     elif code == FH_INSTRUMENT_CHANGED and not found.has_exponents:
@@ -237,9 +246,9 @@ cdef dict handover(Rings rings, uint32_t worker, instrument, fh_found *one, cons
         if one.kinds >> kind & 1:
             kinds[str(kind)] = {"ts_event_ns": one.ts_ns[kind], "nth": one.nth[kind]}
             if kind == FH_TRADE or kind == KIND_AGGREGATE:
-                kinds[str(kind)].update(id=one.id[kind], seen=one.seen[kind], gap_before=bool(one.trade_gap))
+                kinds[str(kind)].update(id=one.id[kind], seen=closed(one.seen[kind]), gap_before=bool(one.trade_gap))
     if row != NULL and str(FH_TRADE) not in kinds and str(KIND_AGGREGATE) not in kinds and l1.trade_id:
-        kinds[str(FH_TRADE)] = {"ts_event_ns": 0, "nth": 0, "id": l1.trade_id, "seen": 1, "gap_before": bool(one.trade_gap)}
+        kinds[str(FH_TRADE)] = {"ts_event_ns": 0, "nth": 0, "id": l1.trade_id, "seen": closed(1), "gap_before": bool(one.trade_gap)}
     streams = {}
     if instrument < state.row_max and (<fh_state_row *>state.rows)[<uint32_t>instrument].owner == worker:
         streams["quote"] = {"sequence": last_quote(ring, &(<fh_state_row *>state.rows)[<uint32_t>instrument])}

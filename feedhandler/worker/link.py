@@ -191,6 +191,9 @@ class Link:
         self.worker.moves.ready.pop(plan.instrument, None)      # what was said of it before is of other streams
         self.channels.setdefault((plan.instrument, plan.channel), []).append(action.stream)
 
+    def do_backstream(self, action):
+        self.worker.publisher.backed(action.stream.plan.instrument, action.stream.plan.backed)
+
     def do_removestream(self, action):
         plan = action.stream.plan
         self.worker.publisher.remove_stream(plan.instrument, plan.channel, self.index)

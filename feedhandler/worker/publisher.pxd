@@ -200,6 +200,7 @@ cdef class Publisher:
     cdef bint arrived(self, fh_stream *stream, const fh_event *event) noexcept nogil
     cdef void pass_on(self, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session, uint64_t ts_recv_ns) noexcept nogil
     cdef void note_quote(self, fh_slot *slot, uint64_t sequence, uint32_t ahead) noexcept nogil
+    cdef void forget_quote(self, fh_slot *slot) noexcept nogil
     cdef void plain(self, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session, uint64_t ts_recv_ns) noexcept nogil
     cdef void line_event(self, Venue venue, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session,
                          uint64_t ts_recv_ns) noexcept nogil
@@ -279,7 +280,7 @@ cdef class Publisher:
     cdef void line_gone(self, fh_slot *slot, int index, uint16_t session, uint64_t now)
     cdef Venue venue_of(self, fh_slot *slot)
     cdef void turned(self, fh_slot *slot, bint private) noexcept
-    cdef fh_state_row *row_of(self, fh_slot *slot) noexcept
+    cdef fh_state_row *row_of(self, fh_slot *slot) noexcept nogil
     cdef dict handed_streams(self, fh_slot *slot)
     cdef object handed_book(self, fh_slot *slot)
     cdef void row_taken(self, Venue venue, fh_slot *slot) noexcept

@@ -459,11 +459,15 @@ cdef class Publisher:
     cdef bint arrived(self, fh_stream *stream, const fh_event *event) noexcept nogil:
         """Sequence arbitration: whether this is the first arrival of the event's sequence on any line.
 
-        Trades may come late within a window and are never lost; of other kinds an older one is out of date."""
+        Trades may come late within a window and are never lost; of other kinds an older one is out of date. What came before
+        the first one, or lies in a gap that was told, is nobody's to bring any more: a standby may have it."""
         cdef uint64_t behind
         if event.sequence > stream.sequence:
             behind = event.sequence - stream.sequence
-            stream.seen = (stream.seen << behind | 1) if behind < SEEN_BITS else 1
+            if stream.sequence == 0 or stream.gap_before:
+                stream.seen = UINT64_MAX
+            else:
+                stream.seen = (stream.seen << behind | 1) if behind < SEEN_BITS else 1
             stream.sequence = event.sequence
             stream.frame = self.frame_count
             stream.old_run = 0
@@ -481,7 +485,7 @@ cdef class Publisher:
         stream.old_run += 1
         if stream.old_run < OLD_RUN_MAX:
             return False
-        stream.sequence, stream.seen, stream.frame, stream.old_run = event.sequence, 1, self.frame_count, 0
+        stream.sequence, stream.seen, stream.frame, stream.old_run = event.sequence, UINT64_MAX, self.frame_count, 0
         stream.gap_before = 1   # the venue's ids started again, and what came until we believed it is lost
         stream.gaps += 1
         return True
@@ -510,6 +514,13 @@ cdef class Publisher:
         fh_store_release(&row.quote_position[slot.quote_turn], <uint64_t>0)
         fh_store_release(&row.quote_sequence[slot.quote_turn], sequence)
         fh_store_release(&row.quote_position[slot.quote_turn], self.writer.position + ahead)
+
+    cdef void forget_quote(self, fh_slot *slot) noexcept nogil:
+        """Nobody may go by what the row says of quotes: the positions are of another ring, or are not kept any more."""
+        cdef fh_state_row *row = self.row_of(slot)
+        if row != NULL:
+            fh_store_release(&row.quote_position[0], <uint64_t>0)
+            fh_store_release(&row.quote_position[1], <uint64_t>0)
 
     cdef void plain(self, fh_slot *slot, fh_stream *stream, const fh_event *event, uint16_t session,
                     uint64_t ts_recv_ns) noexcept nogil:
@@ -1646,8 +1657,10 @@ cdef class Publisher:
             stream.floor = stream.floor_id = stream.told_id = stream.kinds = 0
             stream.watched = slot.private
         slot.owned = not slot.private
-        if slot.owned and self.state.file != NULL and slot.instrument < self.state.row_max:
-            (<fh_state_row *>self.state.rows)[slot.instrument].owner = self.worker
+        cdef fh_state_row *row = self.row_of(slot)
+        if slot.owned and row != NULL and row.owner != self.worker:
+            self.forget_quote(slot)
+            row.owner = self.worker
         if index == FH_CHANNEL_BOOK and slot.book_state == BOOK_NONE:
             slot.seed = SEEDS[snapshot]
             slot.depth = min(depth, self.level_max)
@@ -1883,7 +1896,7 @@ cdef class Publisher:
             if private:
                 arrange(stream)
 
-    cdef fh_state_row *row_of(self, fh_slot *slot) noexcept:
+    cdef fh_state_row *row_of(self, fh_slot *slot) noexcept nogil:
         """The row in `state`; NULL where there is none."""
         if self.state.file == NULL or slot.instrument >= self.state.row_max:
             return NULL
@@ -1917,6 +1930,8 @@ cdef class Publisher:
         arrange(stream)
         if on and slot.owned:
             self.note_quote(slot, stream.sequence, 0)
+        elif slot.owned:
+            self.forget_quote(slot)
 
     def let_go(self, instrument_id, uint32_t to_worker, dict floors):
         """Hand an instrument over: MOVED_OUT, and the row is to_worker's. Answers what take_over() there needs, as plain data; None
@@ -2053,6 +2068,7 @@ cdef class Publisher:
             l1.price_exponent, l1.size_exponent = listed.price_exponent, listed.size_exponent
             l1.flags &= ~FH_STALE
             slot.l1 = l1
+        self.forget_quote(slot)
         fh_state_hand_over(row, self.worker)
 
     cdef stream_over(self, fh_slot *slot, int index, dict handover):

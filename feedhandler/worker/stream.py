@@ -106,6 +106,12 @@ class AddStream:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class BackStream:
+    """A standby has come or gone: the publisher is to say in the row what it needs, or not."""
+    stream: object
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RemoveStream:
     """The venue was told to stop; the publisher may forget the stream."""
     stream: object
@@ -368,7 +374,7 @@ class Connection:
             if stream.id not in wanted or wanted[stream.id].wire != stream.plan.wire:
                 self._leave(now, stream)
             elif wanted[stream.id] != stream.plan:
-                stream.use(wanted[stream.id])
+                self._use(stream, wanted[stream.id])
         for stream_plan in plan.streams:
             if stream_plan.id not in self.streams:
                 self._add(now, stream_plan)
@@ -379,9 +385,15 @@ class Connection:
             stream_plan = fresh.get(stream.plan.wire)
             if stream.id not in wanted and stream_plan is not None and not stream.duplicate:
                 del self.streams[stream.id]
-                stream.use(stream_plan)
+                self._use(stream, stream_plan)
                 self.streams[stream.id] = stream
                 self.changed[stream] = None
+
+    def _use(self, stream, stream_plan):
+        is_backed = stream.plan.backed
+        stream.use(stream_plan)
+        if stream_plan.backed != is_backed:
+            self._act(BackStream(stream))
 
     def _add(self, now, stream_plan):
         stream = Stream(stream_plan, now)
