@@ -572,3 +572,87 @@ def test_what_is_let_go_of_too_late_is_given_back_at_once():
     owner = mover.placement.workers[0]
     mover.heard_let_gone(1.0, owner, 0, {"x": 1}, True, "")
     assert said(mover, TakeOver) == [TakeOver(owner, 0, owner, {"x": 1})]
+
+
+def replaced(mover):
+    """(connection that is being replaced, its worker, its streams' keys)."""
+    connection = next(c for c in mover.placement.connections if len(c.streams) >= 3)
+    keys, id, worker = [w.key for w in connection.streams], connection.id, connection.worker
+    mover.add(1, MOVE, [(key, id, 0) for key in keys], "its age", worker, worker, fresh=True)
+    mover.pump(0.0)
+    return id, worker, keys
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_joins_a_connection_that_is_being_replaced(again):
+    mover = two_workers(streams=8)
+    id, worker, keys = replaced(mover)
+    if again:                    # its supervisor dies
+        mover = revived(snapshot(mover, mover.placement), 0.0)
+        mover.up = set(mover.placement.workers.values())
+    list(mover.take())
+    for key in keys[1:]:
+        mover.heard_moved(5.0, worker, key, mover.home[key], True, "")
+    fresh = mover.home[keys[0]]
+    other = want(mover.wants[keys[0]].instrument, "x")
+    mover.add(2, ADD, [(other.key, 0, id)], "new", None, worker, wants=[other])
+    mover.add(3, ADD, [(other.key, 0, 98)], "new", None, worker, wants=[other])
+    mover.heard_moved(5.0, worker, keys[0], fresh, True, "")
+    mover.tick(5.0)              # what left it is not sure to be gone: in the placement it stands, empty
+    assert id in mover.connections and mover.home[other.key] == 98
+    assert [(finished.step.job, finished.ok, finished.reason) for finished in said(mover, Finished)][-2] == (2, False, f"connection {id} is being replaced")
+    mover.tick(5.0 + moves.LEAVE_S)
+    assert id not in mover.connections and not mover.ending
+
+
+def test_a_connection_that_is_being_replaced_is_not_the_roomiest_one():
+    mover = two_workers(streams=8)
+    id, worker, keys = replaced(mover)
+    for key in keys[1:]:
+        mover.heard_moved(5.0, worker, key, mover.home[key], True, "")
+    mover.tick(5.0 + moves.LEAVE_S)
+    assert len(mover.room.live[id].items) == 1
+    instrument = next(instrument for instrument, home in mover.placement.workers.items() if home != worker)
+    across(mover, instrument)
+    mover.pump(8.0)
+    assert mover.busy[instrument].streams[0][2] not in (0, id)
+
+
+def test_what_another_move_holds_leaves_a_connection_that_is_replaced_when_that_has_ended():
+    mover = two_workers(streams=8)
+    connection = next(c for c in mover.placement.connections if len(c.streams) >= 3)
+    id, worker, busy = connection.id, connection.worker, connection.streams[0]
+    across(mover, busy.instrument)
+    mover.pump(0.0)
+    keys = [w.key for w in connection.streams]
+    mover.add(0, MOVE, [(key, id, 0) for key in keys], "its age", worker, worker, fresh=True, urgent=True)
+    mover.pump(0.0)
+    assert busy.instrument in mover.busy and mover.home[busy.key] == id
+    assert all(mover.home[key] != id for key in keys if key != busy.key), "the others are not held up"
+    mover.back(1.0, mover.busy[busy.instrument], "it was not ready")
+    mover.tick(1.0 + moves.LEAVE_S)
+    assert mover.home[busy.key] != id, "it follows"
+
+
+def test_an_instrument_that_got_a_line_while_it_waited_moves_with_it():
+    mover = two_workers()
+    owner = mover.placement.workers[0]
+    mover.paused = "for a while"
+    across(mover, 0)
+    line = want(0, line=1)
+    mover.room.addresses["v", "e", 1] = mover.room.addresses["v", "e", 0]
+    mover.put(line, 77, owner)
+    mover.room.join(line, 77, owner, 1, force=True)
+    mover.paused = ""
+    mover.pump(0.0)
+    step = mover.busy[0]
+    assert {key for key, _, _ in step.streams} == {want(0).key, line.key} and not said(mover, Finished)
+
+
+def test_an_owner_hears_that_it_has_got_a_standby():
+    mover = two_workers()
+    owner, other = mover.placement.workers[0], want(0, line=STANDBY)
+    mover.add(1, ADD, [(other.key, 0, 77)], "new", None, 1 - owner, wants=[other])
+    mover.pump(0.0)
+    assert {action.worker for action in said(mover, Shard)} == {0, 1}
+    assert {backed for _, streams in mover.shard(owner) for one, _, backed in streams if one.instrument == 0} == {True}

@@ -204,6 +204,7 @@ class Mover:
         self.placement, self.room = placement, Room()
         self.know(profiles, settings)
         self.leaving = {}                # (key, connection id) → when it counts no more
+        self.ending = set()              # ids of connections that are replaced as a whole: nothing joins them any more
         self.connections = {connection.id: connection for connection in placement.connections}
         self.home, self.wants = {}, {}   # key → connection id, Wanted
         self.held = collections.defaultdict(dict)   # instrument → its keys
@@ -289,6 +290,7 @@ class Mover:
         """An empty connection that nothing is moving to is closed."""
         found = self.connections.get(id)
         if found is not None and not found.streams and id not in self.room.live:
+            self.ending.discard(id)
             del self.connections[id]
             self.placement.connections.remove(found)
 
@@ -370,6 +372,7 @@ class Mover:
                     refused += "; it is closed and reopened instead"
             if not refused and not waits:
                 self.queue.popleft()
+                self.roll_rest(step)
                 continue
             step.since_s = step.since_s or now
             if waits and now - step.since_s < HEAD_WAIT_S:
@@ -380,13 +383,23 @@ class Mover:
             if step.kind != MOVE:
                 self.act(Replan(reason))     # what is wanted is not what there is
 
+    def roll_rest(self, step):
+        """What could not leave a connection that is replaced, as another move of it was in flight, leaves as soon as that has ended."""
+        rest = self.connections[step.streams[0][1]].streams if step.fresh else ()
+        if rest:
+            self.add(step.job, MOVE, [(want.key, step.streams[0][1], 0) for want in rest], step.reason, step.source, step.target, fresh=True, urgent=True)
+
     def renew(self, step):
         """A step that is not of a plan takes the streams where they are now."""
         if all(target for _, _, target in step.streams):
             return
         if step.fresh:
             found = self.connections.get(step.streams[0][1])
-            keys = [want.key for want in found.streams] if found else []
+            streams = found.streams if found else []     # those that are on another way follow by themselves
+            keys = [want.key for want in streams if want.instrument not in self.busy] or [want.key for want in streams]
+        elif step.is_across:             # the instrument as a whole: it may have got a line since
+            instruments = {self.wants[key].instrument for key, _, _ in step.streams if key in self.wants}
+            keys = [want.key for instrument in instruments for want in self.of_instrument(instrument) if (want.line == STANDBY) == step.is_standby]
         else:
             keys = [key for key, _, _ in step.streams if key in self.home]
         if keys:
@@ -407,6 +420,8 @@ class Mover:
         for key, source, target in step.streams:
             if step.kind != ADD and self.home.get(key) != source:
                 return f"{key[2]} is not on connection {source} any more"
+            if target in self.ending:
+                return f"connection {target} is being replaced"
             if source == target or (not target and not step.fresh and step.source == step.target):
                 return f"{key[2]} is there already"
         if step.kind == MOVE and step.source != self.connections[step.streams[0][1]].worker:
@@ -451,6 +466,7 @@ class Mover:
             for want, (_, _, target) in zip(step.wants, step.streams):
                 self.put(want, target, step.target)
             self.act(Shard(step.target))
+            self.tell_owners(step)
             self.end(step, True, step.reason)
         elif step.is_across:
             step.instrument = self.wants[step.streams[0][0]].instrument
@@ -459,12 +475,19 @@ class Mover:
             self.fly(step, PREPARING, now)
             self.act(Ask(step.target, step.instrument) if step.promotes else Shard(step.target))
         else:
+            self.ending.update({source for _, source, _ in step.streams} if step.fresh else ())
             for key, _, target in step.streams:
                 self.put(self.lift(key), target, step.target)
             step.waiting = {key for key, _, _ in step.streams}
             self.fly(step, MEETING, now)
             self.act(Shard(step.target))
         return "", ""
+
+    def tell_owners(self, step):
+        """Whose standby has come or gone writes more or less into its rows."""
+        instruments = {want.instrument for want in step.wants if want.line == STANDBY}
+        for worker in sorted({self.placement.workers[instrument] for instrument in instruments if instrument in self.placement.workers}):
+            self.act(Shard(worker))
 
     def fly(self, step, phase, now):
         step.phase, step.since_s = phase, now
@@ -497,7 +520,8 @@ class Mover:
         """The connection of a worker with the fewest streams that takes one more like this, or None."""
         place = want.venue, want.endpoint, want.line
         item = item_of(want, self.room.rules[place[:2]], NoLoad)
-        found = [fill for fill in self.room.live.values() if fill.worker == worker and fill.place == place and fill.id != source and fill.takes(item)]
+        found = [fill for fill in self.room.live.values() if fill.worker == worker and fill.place == place
+                 and fill.id != source and fill.id not in self.ending and fill.takes(item)]
         return min(found, key=lambda fill: (len(fill.items), fill.id)).id if found else None
 
     # -- ending ----------------------------------------------------------------------------------------------------
@@ -642,6 +666,7 @@ class Mover:
             if key in step.failed:
                 self.put(self.lift(key), source, step.source)
                 self.leave(now, key, target)
+                self.ending.discard(source)
         if step.failed:
             self.act(Shard(step.target))
         said = next(iter(step.failed.values()), "")
@@ -802,6 +827,7 @@ class Mover:
                 if step.phase != MEETING or key in step.waiting or key in step.failed:
                     self.room.join(want, id, worker, want.line, force=True)
                     self.connection(id, worker, key)
+        self.ending.update({source for _, source, _ in step.streams} if step.fresh else ())
         self.fly(step, step.phase, now)
         step.replaced = False
 
