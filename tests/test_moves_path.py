@@ -3,7 +3,7 @@
     three simulated venues (TLS) → two workers, lines and standbys → rings → readers in Python, numpy and C
 
 What: operations and faults in random order while trades, quotes and books flow.
-Why:  this is what the product promises. Sizes: SMALL, and FULL: 2,007 streams, 100 operations, 20,000 messages/s; both with --long.
+Why:  this is what the product promises. Sizes: SMALL, and with --long FULL: 2,007 streams, 100 operations, 20,000 messages/s.
 A failure means that a strategy saw a hole, a double or a wrong book, and names the operation before it.
 """
 import collections
@@ -112,11 +112,12 @@ class Chaos:
         counts = self.ask("status")["streams"]
         return counts["total"] == self.total and counts.get("live", 0) + counts.get("held", 0) == self.total
 
-    def job(self, number):
+    def job(self, number, allowed=""):
+        """Until it is done. allowed: a reason for which its moves may be refused."""
         def over():
             job = next(job for job in self.ask("moves")["jobs"] if job["id"] == number)
-            assert job["state"] != "failed", job
-            return job["state"] == "done"
+            assert job["state"] != "failed" or (allowed and all(allowed in problem for problem in job["problems"])), job
+            return job["state"] != "running"
         self.until(over, f"job {number}")
 
     def step(self, kind):
@@ -144,7 +145,12 @@ class Chaos:
             return
         channel = next(row["channel"] for row in self.rows() if row["connection"] == source["id"])
         symbols = [row["symbol"] for row in self.rows() if row["connection"] == source["id"] and row["channel"] == channel][:5]
-        self.job(self.ask("subs move", venue=source["venue"], symbols=symbols, channels=[channel], to_connection=same[0]["id"])["job"])
+        try:
+            job = self.ask("subs move", venue=source["venue"], symbols=symbols, channels=[channel], to_connection=same[0]["id"])["job"]
+        except client.Refused as error:
+            assert "is being replaced" in str(error)     # the venue announced its end meanwhile
+            return
+        self.job(job, allowed="is being replaced")
 
     def rebalance(self):
         number = self.ask("rebalance")["job"]
@@ -159,7 +165,13 @@ class Chaos:
     def kill_line(self):
         """A connection of the venue whose streams have two lines is cut; its other line goes on."""
         self.until(self.settled, "both lines before one is cut")
+        before = self.made()
         self.simulated.ask("fault", kind="disconnect", venue=LINES_AT, count=1)
+        self.until(lambda: self.made() != before, "the cut is seen")
+
+    def made(self):
+        """Which connections of that venue there are, how often each was made, and whether it is up."""
+        return {row["id"]: (row["state"], row["reconnects"]) for row in self.ask("conns")["connections"] if row["venue"] == LINES_AT}
 
     def roll_over(self):
         """A venue says that it will close its connections; each is replaced before."""
@@ -194,10 +206,8 @@ def kinds(count, rng):
     return found[:count]
 
 
-@pytest.mark.timeout(1200)
-def test_moves_and_deaths_while_data_flows_lose_and_double_nothing(tmp_path, request):
-    if not request.config.getoption("--long"):
-        pytest.skip("not every run of it is without a GAP yet: run with --long")
+@pytest.mark.timeout(300)
+def test_moves_and_deaths_while_data_flows_lose_and_double_nothing(tmp_path):
     run_chaos(tmp_path, *SMALL)
 
 
@@ -248,8 +258,8 @@ def run_chaos(folder, symbols, operations, messages_per_s, seed=1):
 def stand_still(simulated, follower):
     """Hold the market, read what is left; {(venue, symbol): events it has published}."""
     simulated.ask("hold?on=1")
-    before = -1
-    while (now := sum(ring.records for ring in follower.rings.values() if ring)) != before or before == -1:
+    before = None
+    while (now := sum(ring.fresh for ring in follower.rings.values())) != before:    # events: a ring's clock goes on
         before = now
         follower.read(0.5)
         simulated.ask("usage")       # an answer comes after what was sent before it
