@@ -175,14 +175,18 @@ def test_a_standby_follows_a_worker_that_died_at_any_record_and_loses_and_double
         assert new.publisher.take_over(new.venue, 0, 0, handed[0]) == ("LIVE" if kind.book else "NONE")
         new.to(COUNT)
         publishers[1].turn()
-        records = read(feed)
-        assert GAP not in statuses(records)
-        if kind is Deltas:      # its own snapshot may differ in the deep of the book: it tells every change
-            assert final(records) == final(undisturbed(kind, seed))
-            assert [record for record in data(records, kind) if record["kind"] == "touch"] == [
-                record for record in data(undisturbed(kind, seed), kind) if record["kind"] == "touch"]
-        else:
-            check(records, kind, seed)
+        check_followed(read(feed), kind, seed)
+
+
+def check_followed(records, kind, seed):
+    """The same, where a standby went on with a book of its own."""
+    assert GAP not in statuses(records)
+    if kind is Deltas:          # its own snapshot may differ in the deep of the book: it tells every change
+        assert final(records) == final(undisturbed(kind, seed))
+        assert [record for record in data(records, kind) if record["kind"] == "touch"] == [
+            record for record in data(undisturbed(kind, seed), kind) if record["kind"] == "touch"]
+    else:
+        check(records, kind, seed)
 
 
 # -- letting go and taking over -------------------------------------------------------------------------------
@@ -426,6 +430,22 @@ def test_an_instrument_is_taken_back_from_a_worker_that_died_before_it_took_it(k
         publishers[0].turn()
         records = read(feed)
         check(records, kind, 0)
+        assert [code for code in statuses(records) if code.startswith("MOVED")] == [MOVED_OUT, MOVED_IN]
+
+
+@pytest.mark.parametrize("kind", [Trades, Quotes, Marks, Deltas, Chained, Windows])
+def test_an_owner_that_died_with_its_answer_is_followed_by_whom_it_let_go_for(kind):
+    with instance(kind, workers=3) as (directory, publishers, feed):
+        publishers[0].turn()
+        old = Worker(publishers[0], kind, 0).begin().to(4)
+        new = Worker(publishers[1], kind, 0, private=1).begin(1).to(6)
+        assert publishers[0].let_go(0, 1, new.floors())
+        assert dead.scan(directory, 0, [0]) == dead.scan(directory, 0, [0], 2) == {}, "it had left for another one"
+        assert new.publisher.take_over(new.venue, 0, 0, dead.scan(directory, 0, [0], 1)[0]) == ("LIVE" if kind.book else "NONE")
+        new.to(COUNT)
+        publishers[1].turn()
+        records = read(feed)
+        check_followed(records, kind, 0)
         assert [code for code in statuses(records) if code.startswith("MOVED")] == [MOVED_OUT, MOVED_IN]
 
 

@@ -73,7 +73,7 @@ enum fh_status {
     FH_HEARTBEAT = 6,    /* the writer lives; a: CLOCK_MONOTONIC ns */
     FH_EPOCH = 7,        /* a new writer resumed this ring: records without their LAST before here are void; a: epoch */
     FH_SESSION_UP = 8, FH_SESSION_DOWN = 9, /* header.session names it; a: close code of a DOWN */
-    FH_MOVED_OUT = 10,   /* a: last venue sequence (detail 1: of the book), b: worker it goes to */
+    FH_MOVED_OUT = 10,   /* a: last venue sequence (detail 1: of the book), b: worker it goes to, c: of the last quote */
     FH_MOVED_IN = 11,    /* a: last venue sequence before, b: worker it came from: drain that ring first, up to position c */
     FH_INSTRUMENT_CHANGED = 12, /* a, b: new price and size exponent, c: old ones, a byte each; a snapshot follows for a live book */
     FH_CLOCK = 13,       /* a: CLOCK_MONOTONIC ns, b: CLOCK_REALTIME ns of one instant */

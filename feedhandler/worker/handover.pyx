@@ -28,11 +28,13 @@ ctypedef struct fh_found:
     uint64_t seen[14]           # and bit n: that minus n was published
     uint64_t ts_ns[14]          # time of the last record of a kind,
     uint32_t nth[14]            # and how many of that time
+    uint64_t quote              # that of the last quote, as MOVED_OUT tells it
     uint64_t book_floor         # book sequence of the last MOVED_IN
     uint64_t book_last, book_ts_ns, hop_position
     int64_t touch[4]
     uint32_t levels             # records of the last book message
     uint32_t hop                # worker it came from
+    uint32_t to                 # worker for which it may have left this one
     uint16_t kinds              # bit n: a record of kind n was found
     int8_t price_exponent, size_exponent
     uint8_t done, gone, before  # nothing more in this ring; it had left it; the ring at hand is that of an owner before
@@ -50,7 +52,9 @@ cdef inline uint64_t closed(uint64_t seen) noexcept nogil:
 cdef void note_status(fh_found *found, const fh_record *record) noexcept nogil:
     cdef uint32_t code = record.body.status.code
     cdef uint32_t channel = record.body.status.detail
-    if code == FH_MOVED_OUT and found.position == 0:
+    if code == FH_MOVED_OUT and found.position == 0 and record.body.status.b == found.to:
+        found.quote = record.body.status.c
+    elif code == FH_MOVED_OUT and found.position == 0:
         found.done = found.gone = 1
     elif code == FH_MOVED_IN:
         found.sequence = max(found.sequence, record.body.status.a)
@@ -170,10 +174,10 @@ cdef class Rings:
         return &self.ring[worker]
 
 
-def scan(directory, uint32_t worker, instruments):
+def scan(directory, uint32_t worker, instruments, uint32_t to_worker=0xffffffff):
     """What a dead worker published last of these instruments: {instrument: hand-over}, for Publisher.take_over().
 
-    directory: of the instance. An instrument that had left the worker is not in the answer. The hand-over is as let_go() gives it, but has no levels (and no exponents, None,
+    directory: of the instance. An instrument that had left the worker, other than for to_worker, is not in the answer. The hand-over is as let_go() gives it, but has no levels (and no exponents, None,
     where neither ring nor row say any), and beside "streams" it has "kinds", {kind of record: {"id", "seen", "ts_event_ns", "nth", "gap_before"}}, for a
     record does not say on which channel it came. "book": {"last", "live", "gap", "touch", "touch_told", "whole" (it was told
     whole, not as a change), "ts_event_ns"}.
@@ -197,7 +201,7 @@ def scan(directory, uint32_t worker, instruments):
     try:
         for i in range(len(ids)):
             index[<uint32_t>ids[i]] = i + 1
-            found[i].until = end_of(rings.of(worker))
+            found[i].until, found[i].to = end_of(rings.of(worker)), to_worker
         walk(rings.of(worker), end_of(rings.of(worker)), found, index, index_max)
         follow(rings, found, ids, index, index_max)
         return {ids[i]: handover(rings, worker, ids[i], &found[i], &state) for i in range(len(ids)) if not found[i].gone}
@@ -250,7 +254,9 @@ cdef dict handover(Rings rings, uint32_t worker, instrument, fh_found *one, cons
     if row != NULL and str(FH_TRADE) not in kinds and str(KIND_AGGREGATE) not in kinds and l1.trade_id:
         kinds[str(FH_TRADE)] = {"ts_event_ns": 0, "nth": 0, "id": l1.trade_id, "seen": closed(1), "gap_before": bool(one.trade_gap)}
     streams = {}
-    if instrument < state.row_max and (<fh_state_row *>state.rows)[<uint32_t>instrument].owner == worker:
+    if one.quote:
+        streams["quote"] = {"sequence": one.quote}
+    elif instrument < state.row_max and (<fh_state_row *>state.rows)[<uint32_t>instrument].owner == worker:
         streams["quote"] = {"sequence": last_quote(ring, &(<fh_state_row *>state.rows)[<uint32_t>instrument])}
     book = book_of(one, row, &l1)
     return {"instrument": instrument, "worker": worker, "position": one.position, "price_exponent": price_exponent,

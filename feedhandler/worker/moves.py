@@ -188,7 +188,7 @@ class Moves:
             if message.handover is None and message.from_worker != self.worker.options.worker:
                 dead.setdefault(message.from_worker, []).append(message.instrument)
         publisher = self.worker.publisher
-        found = {number: scan(self.worker.options.directory, number, instruments) for number, instruments in dead.items()}
+        found = {number: scan(self.worker.options.directory, number, instruments, self.worker.options.worker) for number, instruments in dead.items()}
         for message, came_ns in taking:
             handover = message.handover or found.get(message.from_worker, {}).get(message.instrument)
             if not _says_anything(handover):     # who should have taken over never did: on from where we left it

@@ -1958,7 +1958,8 @@ cdef class Publisher:
         if slot.chain.last:
             sequence = slot.chain.last
         slot.changed = slot.sequence
-        self.put_status(slot.instrument, FH_MOVED_OUT, slot.chain.last != 0, sequence, to_worker, 0, 0, clock_now(CLOCK_REALTIME))
+        self.put_status(slot.instrument, FH_MOVED_OUT, slot.chain.last != 0, sequence, to_worker,
+                        slot.stream[<int>FH_CHANNEL_QUOTE].sequence, 0, clock_now(CLOCK_REALTIME))
         self.touch_row(slot)
         handover = {"instrument": instrument_id, "worker": self.worker, "position": self.writer.position, "sequence": sequence,
                     "price_exponent": slot.l1.price_exponent, "size_exponent": slot.l1.size_exponent,
