@@ -1,4 +1,7 @@
 """What is proposed where connections are throttled or workers fall behind: the plan split by it, and what is shed at last."""
+import json
+
+import pytest
 
 from feedhandler.capacity.load import Loads
 from feedhandler.capacity.plan import EMPTY, Settings, Wanted, plan
@@ -114,3 +117,18 @@ def test_remedies_are_applied_no_oftener_than_loads_can_be_learned():
     assert not found.is_due(100.0)
     found.connection(101.0, 1, "THROTTLED", "", 80.0)
     assert found.limits() == {1: 80.0}, "what it carried the last time counts"
+
+
+def test_what_connections_were_limited_to_outlives_the_supervisor():
+    found = Saturation()
+    found.connection(100.0, 3, "THROTTLED", "400 of 900 due", 400.0)
+    found.connection(101.0, 4, "THROTTLED", "10 of 20 due", 10.0)
+    found.connection(200.0, 4, "FINE", "", 20.0)
+    again = Saturation()
+    again.restore(json.loads(json.dumps(found.saved(300.0))), 7.0)      # another machine clock
+    assert again.limits() == found.limits() == {3: 400.0, 4: 10.0} and not again.throttled(), "what lasts is told again"
+    assert again.connection(8.0, 3, "THROTTLED", "300 of 900 due", 300.0) and again.throttled() == {3}
+    again.keep(7.0 - 100.0 + saturation.LIMIT_S, {3, 4})
+    assert set(again.limits()) == {3}, "the age of a limit goes on"
+    with pytest.raises(ValueError, match="damaged"):
+        again.restore([[1, 2]], 0.0)

@@ -680,10 +680,19 @@ def test_a_notice_of_maintenance_moves_the_connection_within_seconds():
     world.say(Closing("serverShutdown"))
     world.settle()
     assert [action for action in world.actions if isinstance(action, machine.Announced)] == [machine.Announced("serverShutdown", 10.0)]
-    world.run(4.9)
+    world.run(4)
+    world.connection.supervisor_back(world.now)
+    world.settle()
+    told = [action for action in world.actions if isinstance(action, machine.Announced)][1:]
+    assert [action.reason for action in told] == ["serverShutdown"] and told[0].lead_s == pytest.approx(6.0, abs=0.2), "a new supervisor hears it too"
+    world.run(0.9)
     assert len(world.connects) == 1, "the supervisor has half of the time to open another connection"
     world.run(5.1)
     assert len(world.connects) == 2 and set(world.states().values()) == {"LIVE"}
+    count = len([action for action in world.actions if isinstance(action, machine.Announced)])
+    world.connection.supervisor_back(world.now)
+    world.settle()
+    assert len([action for action in world.actions if isinstance(action, machine.Announced)]) == count, "that was of the one before"
 
 
 def test_told_to_rotate_it_closes_and_comes_back_with_one_permit():

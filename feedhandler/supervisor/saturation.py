@@ -70,6 +70,19 @@ class Saturation:
         """{connection id: messages a second it was found limited to}."""
         return {id: found.messages_per_s for id, found in self.found.items()}
 
+    def saved(self, now_s):
+        """What connections were found limited to, as plain data: it counts for hours."""
+        return [[id, found.reason, found.messages_per_s, now_s - found.since_s, None if found.ended_s is None else now_s - found.ended_s]
+                for id, found in self.found.items()]
+
+    def restore(self, rows, now_s):
+        """What saved() gave, at this moment; what lasts its worker tells again. ValueError where it is damaged."""
+        try:
+            self.found = {int(id): Found(reason, float(messages_per_s), now_s - since_s, now_s - (ended_s or 0.0))
+                          for id, reason, messages_per_s, since_s, ended_s in rows}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"what connections are limited to is damaged: {error!r}") from None
+
     def throttled(self):
         """Ids of the connections that are at this moment: what they bring is no measure of their streams."""
         return {id for id, found in self.found.items() if found.ended_s is None}

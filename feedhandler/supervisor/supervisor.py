@@ -200,6 +200,7 @@ class Supervisor:
                 document = json.load(file)
             self.shards.restore(document["shards"], time.monotonic())
             self.moves.restore(document["moves"])
+            self.saturation.restore(document.get("limits", ()), time.monotonic())
         except (OSError, ValueError, KeyError) as error:
             self.log("plan_lost", reason=str(error))
             return
@@ -346,7 +347,8 @@ class Supervisor:
             if self.resolved[0] is not self.config:
                 self.resolved = self.config, resolved(self.config)
             instance.write_json(self.name, instance.PLAN, {"digest": self.digest, "config": self.resolved[1], "path": self.path,
-                                                           "shards": self.shards.saved(), "moves": self.moves.saved()})
+                                                           "shards": self.shards.saved(), "moves": self.moves.saved(),
+                                                           "limits": self.saturation.saved(time.monotonic())})
 
     def tell_shard(self, worker):
         assign = self.shards.assign(worker.number)
@@ -404,6 +406,7 @@ class Supervisor:
             self.sessions[session.id] = worker.number, session
             if self.saturation.connection(time.monotonic(), session.id, session.health, session.reason, session.messages_per_s):
                 self.log("throttled", worker=worker.number, connection=session.id, reason=session.reason)
+                self.save_plan()
         worker.behind = message.behind
         if self.saturation.worker(time.monotonic(), worker.number, worker.behind):
             self.log("behind", worker=worker.number, reason=worker.behind)

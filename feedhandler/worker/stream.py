@@ -33,7 +33,8 @@ RESYNC_FIRST_NS = 200_000_000
 RESYNC_MAX_NS = 30 * SECOND
 PUNISHED_FOR_NS = 60 * SECOND       # a close so soon after a complaint about limits is its consequence
 LIMIT_BLOCK_NS = 10 * SECOND        # operations rest this long after the venue said "too many"
-LIFETIME_EARLY = 0.10               # rotate at a random age in the last tenth of the lifetime
+LIFETIME_EARLY = 0.08               # of a lifetime: left alone, a connection rotates at a random age no further from its end,
+LIFETIME_LATE = 0.02                # and no nearer; the supervisor has replaced it before (capacity.rollover.MARGIN)
 CLOSING_LEAD_S = 10.0               # from a venue's notice to its close, where the profile says nothing
 CLOSING_WAIT = 0.5                  # share of it that the supervisor has to open another connection, before this one is closed and reopened,
 CLOSING_SPREAD = 0.4                # … within so much more of it, not all connections at once
@@ -274,6 +275,7 @@ class Connection:
         self.late, self.late_ns = "", 0      # why what comes is not what the venue sends now
         self.rotating = ""                   # why, once the permit for the next connection was asked for
         self.leaving_planned = False
+        self.announced = None                # (why, until when): the venue said that it will close
         self.punished_ns = 0                 # a close before this counts as a punishment: the venue complained
 
     # -- what the owner asks ----------------------------------------------------------------------------------
@@ -363,6 +365,9 @@ class Connection:
             self._act(WantPermit())
         if self.operation_asked:
             self._act(WantPermit("operation"))
+        if self.announced and self.state == "UP":
+            reason, end_ns = self.announced
+            self._act(Announced(reason, max(0.0, (end_ns - now) / SECOND)))
         for stream in self.streams.values():
             if stream.snapshot_asked:
                 self._act(WantSnapshot(stream, stream.reason))
@@ -460,7 +465,7 @@ class Connection:
         self.ping_due_ns = now + self.ping_ns if self.ping_ns else None
         lifetime_s = (self.plan.profile.get("lifetime") or {}).get("max_s")
         if lifetime_s:
-            self.rotate_ns = now + int(lifetime_s * SECOND * (1 - LIFETIME_EARLY * (0.2 + 0.8 * self.rng.random())))
+            self.rotate_ns = now + int(lifetime_s * SECOND * (1 - self.rng.uniform(LIFETIME_LATE, LIFETIME_EARLY)))
         self.replies.extend(self.venue.on_open(self.plan.endpoint))
         for stream in self.wanted():
             if not stream.duplicate:
@@ -550,6 +555,7 @@ class Connection:
             lead_s = (self.plan.profile.get("lifetime") or {}).get("notice_lead_s") or CLOSING_LEAD_S
             soon = now + int(lead_s * (CLOSING_WAIT + CLOSING_SPREAD * self.rng.random()) * SECOND)
             self.rotate_ns = soon if self.rotate_ns is None else min(soon, self.rotate_ns)
+            self.announced = closing.reason, now + int(lead_s * SECOND)
             self._act(Announced(closing.reason, lead_s))
 
     def _on_complaint(self, now, complaint):
