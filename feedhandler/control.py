@@ -234,6 +234,7 @@ class States(Message):
     sessions: list[SessionState]
     full: bool = False
     behind: str = ""         # why the worker does not keep up, or ""
+    lingering: list[int] = []    # where full: streams that the connection which they leave serves still
 
 
 class ExponentRaised(Message):

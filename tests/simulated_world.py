@@ -632,7 +632,7 @@ class Supervisor:
         profiles = world.profiles
         self.mover = moves.Mover(profiles)
         self.ids, self.keys, self.generation = {}, {}, 0     # key → stream id, and back
-        self.drained = set()
+        self.drained, self.adopted = set(), set()
         self.replan_s = None                         # when to plan again, of itself
         self.ticking = self.granting = False
         self.wants_permit = {}                       # (worker, venue, endpoint, kind) → count
@@ -663,7 +663,8 @@ class Supervisor:
 
     def begin(self):
         """Every worker that lives is met; those that do not are begun."""
-        self.mover.up |= {worker.options.worker for worker in self.world.workers if not worker.is_dead}
+        self.adopted |= {worker.options.worker for worker in self.world.workers if not worker.is_dead}
+        self.mover.up |= self.adopted
         for number, worker in enumerate(self.world.workers):
             if worker.is_dead:
                 self.mover.went_down(self.now_s(), number)
@@ -721,6 +722,9 @@ class Supervisor:
                 self.mover.heard_stream(self.now_s(), number, key, state.state, state.reason)
         for session in message.sessions:
             self.rollovers.heard(session)
+        if message.full and number in self.adopted:
+            self.adopted.discard(number)
+            self.mover.heard_lingering(self.now_s(), number, {self.keys.get(id) for id in message.lingering})
 
     def worker_of(self, key):
         connection = self.mover.connections.get(self.mover.home.get(key))

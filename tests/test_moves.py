@@ -618,6 +618,18 @@ def test_a_connection_that_is_being_replaced_is_not_the_roomiest_one():
     assert mover.busy[instrument].streams[0][2] not in (0, id)
 
 
+def test_a_new_supervisor_learns_from_what_lingers_what_has_moved():
+    mover = two_workers(streams=8)
+    id, worker, keys = replaced(mover)
+    mover = revived(snapshot(mover, mover.placement), 0.0)
+    mover.up = {0, 1}
+    mover.heard_lingering(1.0, worker, {keys[0], None})
+    assert not said(mover, Finished)
+    mover.heard_moved(1.0, worker, keys[0], mover.home[keys[0]], True, "")
+    finished, = said(mover, Finished)
+    assert finished.ok and id not in {mover.home[key] for key in keys}
+
+
 def test_what_another_move_holds_leaves_a_connection_that_is_replaced_when_that_has_ended():
     mover = two_workers(streams=8)
     connection = next(c for c in mover.placement.connections if len(c.streams) >= 3)
@@ -640,9 +652,8 @@ def test_an_instrument_that_got_a_line_while_it_waited_moves_with_it():
     mover.paused = "for a while"
     across(mover, 0)
     line = want(0, line=1)
-    mover.room.addresses["v", "e", 1] = mover.room.addresses["v", "e", 0]
     mover.put(line, 77, owner)
-    mover.room.join(line, 77, owner, 1, force=True)
+    mover.room.join(line, 77, owner, force=True)
     mover.paused = ""
     mover.pump(0.0)
     step = mover.busy[0]

@@ -20,6 +20,7 @@ import pytest
 import crash_support
 import csupport
 from crash_support import GAP, Simulated, Witness
+from feedhandler import instance
 from feedhandler.supervisor import client
 from test_path import FOLDER, Reader
 
@@ -85,8 +86,8 @@ class Follower(Witness):
 class Chaos:
     """Operations and faults on a living instance, each told when it begins and when it has ended."""
 
-    def __init__(self, simulated, name, follower, seed):
-        self.simulated, self.name, self.follower, self.random = simulated, name, follower, random.Random(seed)
+    def __init__(self, simulated, name, path, follower, seed):
+        self.simulated, self.name, self.path, self.follower, self.random = simulated, name, path, follower, random.Random(seed)
         self.done, self.kills = collections.Counter(), 0
         self.total = self.ask("status")["streams"]["total"]      # with second lines and standbys
 
@@ -124,15 +125,25 @@ class Chaos:
         self.done[kind] += 1
         getattr(self, kind)()
 
+    def command(self, *words):
+        """A command, while the market is read."""
+        process = subprocess.Popen([sys.executable, "-m", "feedhandler", *words], env=self.simulated.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.until(lambda: process.poll() is not None, " ".join(words), 120.0)
+        said = process.communicate()[0]
+        assert process.returncode == 0, said
+
     def rows(self):
         return [row for row in self.ask("subs")["streams"]]
 
     def move_instruments(self):
+        self.job(self.move_begun())
+
+    def move_begun(self):
         rows = [row for row in self.rows() if row["state"] == "LIVE"]
         chosen = self.random.choice(rows)
         symbols = list({row["symbol"] for row in rows if row["venue"] == chosen["venue"] and row["worker"] == chosen["worker"]})
-        self.job(self.ask("subs move", venue=chosen["venue"], symbols=self.random.sample(symbols, min(8, len(symbols))),
-                          to_worker=1 - chosen["worker"])["job"])
+        return self.ask("subs move", venue=chosen["venue"], symbols=self.random.sample(symbols, min(8, len(symbols))),
+                        to_worker=1 - chosen["worker"])["job"]
 
     def move_streams(self):
         """To another connection of the same worker, if it has one with room."""
@@ -186,6 +197,36 @@ class Chaos:
         self.until(lambda: self.ask("status")["workers"][victim["worker"]]["restarts"] > victim["restarts"], "a successor")
         self.until(self.settled, "standbys after a worker was killed")
 
+    def kill_supervisor(self):
+        """In the middle of moves; the next one goes on with them."""
+        number, end = self.move_begun(), time.monotonic() + 0.5 * self.random.random()
+        while time.monotonic() < end:
+            self.follower.poll(0.01)
+        os.kill(instance.manifest_read(self.name)["supervisor"]["pid"], 9)
+        self.until(lambda: not instance.locked(self.name), "the lock falls with its holder")
+        self.command("start", "-c", self.path)
+        self.job(number)
+        self.until(self.settled, "standbys after a supervisor was killed", 30.0)
+
+    def restart_rolling(self):
+        """Every process is replaced."""
+        self.until(self.settled, "standbys before a rolling restart")
+        before = {row["pid"] for row in instance.manifest_read(self.name)["workers"]}
+        self.command("restart", "--rolling", "-n", self.name)
+        self.until(lambda: not before & {row["pid"] for row in instance.manifest_read(self.name)["workers"]}, "new workers")
+        self.until(self.settled, "standbys after a rolling restart")
+
+    def resize(self):
+        """A worker more, and again one less."""
+        text = open(self.path).read()
+        for workers in (3, 2):
+            with open(self.path, "w") as file:
+                file.write(text.replace("workers = 2", f"workers = {workers}"))
+            self.command("reload", "-n", self.name)
+            self.until(lambda: len(self.ask("status")["workers"]) == workers and all(row["state"] == "UP" for row in self.ask("status")["workers"]), f"{workers} workers")
+            self.rebalance()
+            self.until(self.settled, f"standbys with {workers} workers")
+
 
 def configuration(simulated, name):
     text = open(simulated.write(name, workers=2, slots=1 << 20)).read()
@@ -199,8 +240,9 @@ def configuration(simulated, name):
 
 
 def kinds(count, rng):
-    """The operations, in random order: every kind often, worker kills and drains, which take longest, less often."""
-    weights = {"move_instruments": 30, "move_streams": 15, "rebalance": 10, "roll_over": 15, "kill_line": 15, "drain": 7, "kill_worker": 8}
+    """The operations, in random order: every kind, those that take longest less often."""
+    weights = {"move_instruments": 25, "move_streams": 15, "rebalance": 10, "roll_over": 15, "kill_line": 15, "drain": 6, "kill_worker": 7,
+               "kill_supervisor": 5, "restart_rolling": 2, "resize": 2}
     found = [kind for kind, weight in weights.items() for _ in range(max(1, count * weight // 100))]
     rng.shuffle(found)
     return found[:count]
@@ -232,7 +274,7 @@ def run_chaos(folder, symbols, operations, messages_per_s, seed=1):
             readers = [Reader(name, simulated.env, command) for command in ((program,), (*python, "records"), (*python, "numpy"))]
             for reader in readers:
                 reader.attached()
-            chaos = Chaos(simulated, name, follower, seed)
+            chaos = Chaos(simulated, name, path, follower, seed)
             chaos.until(chaos.settled, "all streams and standbys", 120.0)
             begin, records = time.monotonic(), sum(ring.records for ring in follower.rings.values())
             for kind in kinds(operations, chaos.random):

@@ -271,11 +271,24 @@ def test_a_standby_lives_on_another_worker_than_its_owner():
     assert placed.standbys.keys() == placed.workers.keys()
     assert all(placed.standbys[i] != placed.workers[i] for i in placed.workers)
     for connection in placed.connections:
-        home = placed.standbys if connection.line == STANDBY else placed.workers
-        assert all(home[stream.instrument] == connection.worker for stream in connection.streams)
+        assert all((placed.standbys if stream.line == STANDBY else placed.workers)[stream.instrument] == connection.worker
+                   and (stream.line == 1) == (connection.line == 1) for stream in connection.streams)
     after = plan.plan(wanted, profile(), placement=placed, settings=Settings(workers=3, drained=(1,))).placement
     assert 1 not in {*after.workers.values(), *after.standbys.values()}
     assert all(after.standbys[i] != after.workers[i] for i in after.workers)
+
+
+def test_a_standby_that_took_over_stays_on_its_connection():
+    wanted = [want(f"{channel}{i}", i, line) for i in range(20) for channel in "ab" for line in (0, STANDBY)]
+    placed = plan.plan(wanted, profile(), settings=Settings(workers=2)).placement
+    taken = {i for i, worker in placed.workers.items() if worker == 0}
+    connections = [plan.Connection(c.id, c.worker, c.venue, c.endpoint, c.line, [
+        dataclasses.replace(stream, line=0) if stream.line == STANDBY else stream for stream in c.streams
+        if stream.instrument not in taken or stream.line == STANDBY]) for c in placed.connections]
+    after = Placement({i: 1 if i in taken else worker for i, worker in placed.workers.items()}, [c for c in connections if c.streams],
+                      {i: worker for i, worker in placed.standbys.items() if i not in taken})
+    found = plan.plan(wanted, profile(), placement=after, settings=Settings(workers=2, improve=False))
+    assert {move.kind for move in found.moves} == {"add"} and found.placement.workers == after.workers
 
 
 # -- level ---------------------------------------------------------------------------------------------------------
@@ -513,7 +526,7 @@ def test_a_worker_that_is_no_more_moves_only_what_was_on_it():
     assert all(found.placement.standbys[i] != found.placement.workers[i] for i in found.placement.workers)
     lines = {connection.id: connection.line for connection in found.placement.connections}
     on = where(found.placement)
-    assert all(lines[id] == key[3] for key, id in on.items()), "lines A and B share no connection"
+    assert all((lines[id] == 1) == (key[3] == 1) for key, id in on.items()), "lines A and B share no connection"
 
 
 def test_draining_a_worker_of_a_full_address_moves_only_what_was_on_it():

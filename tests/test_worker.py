@@ -428,6 +428,18 @@ def test_without_a_supervisor_it_goes_on_and_spare_permits_reconnect_it(tmp_path
     run(go())
 
 
+def test_a_permit_that_does_not_come_is_asked_for_again_every_second(tmp_path):
+    async def go():
+        async with instance(tmp_path) as (made, pid, config, venue, url, supervisor):
+            supervisor.grants = False
+            supervisor.say(control.Assign(1, ROWS, [plan(url, (10, 1, "trade")), plan(url, (11, 2, "trade"), id=2)]))
+            await supervisor.until(lambda: len(supervisor.of(control.WantPermit)) >= 4)
+            assert [(want.count, want.again) for want in supervisor.of(control.WantPermit)][:4] == [(1, False), (1, False), (2, True), (2, True)]
+            supervisor.grants = True
+            await supervisor.until_states(_10="ACKED", _11="ACKED")
+    run(go())
+
+
 def test_a_killed_worker_leaves_no_torn_record_and_its_successor_resumes_the_ring(tmp_path):
     async def go():
         async with instance(tmp_path) as (made, pid, config, venue, url, supervisor):

@@ -149,6 +149,25 @@ def test_streams_move_to_another_connection_and_the_first_lets_go_only_then(tmp_
     run(go())
 
 
+def test_a_stream_that_comes_back_to_a_connection_it_left_is_heard_there(tmp_path):
+    async def go():
+        async with place(tmp_path, 1) as (market, url, (supervisor,), pids, strategy):
+            here, there, moving = (10, 1, "book"), (20, 2, "book"), (11, 1, "trade")
+            supervisor.say(control.Assign(1, ROWS, [owned(url, streams=(here, moving)), owned(url, id=2, streams=(there,))]))
+            await live(supervisor, 10, 11)
+            await strategy.until_trades(20)
+            for turn in range(2, 8):
+                back = turn % 2
+                supervisor.say(control.Assign(turn, ROWS, [owned(url, streams=(here, moving) if back else (here,)),
+                                                           owned(url, id=2, streams=(there,) if back else (there, moving))]))
+                await supervisor.until(lambda: len(supervisor.of(control.Moved)) == turn - 1)
+                assert supervisor.of(control.Moved)[-1].ok
+                await strategy.until_trades(20)
+            assert len(market.clients) == 2
+            strategy.check()
+    run(go())
+
+
 def test_a_connection_that_stays_silent_takes_nothing_over_and_the_streams_stay_where_they_were(tmp_path):
     async def go():
         async with place(tmp_path, 1, linger_s=1.0) as (market, url, (supervisor,), pids, strategy):

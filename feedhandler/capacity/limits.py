@@ -121,15 +121,20 @@ class Fill:
             self.tokens[token] -= 1
 
 
+def place_of(stream):
+    """(venue, endpoint, line) of the connections a stream may be on. A worker's own first lines and what it holds for others
+    share them: a standby that takes over stays where it is."""
+    return stream.venue, stream.endpoint, 0 if stream.line == STANDBY else stream.line
+
+
 def item_of(stream, rules, load):
     """One stream with all it takes."""
     item = Item()
     item.stream = stream
-    line = stream.line
-    item.key = (stream.venue, stream.endpoint, stream.wire, line)
-    place = (stream.venue, stream.endpoint, line)
+    item.key = (stream.venue, stream.endpoint, stream.wire, stream.line)
+    place = place_of(stream)
     item.place = rules.places.setdefault(place, place)
-    item.unit = ~stream.instrument if line == STANDBY else stream.instrument
+    item.unit = ~stream.instrument if stream.line == STANDBY else stream.instrument
     found = load.of(stream)
     if found is None:
         item.rate, item.cpu, item.growth, item.known = 0, MILLI, 0, False
@@ -164,7 +169,7 @@ def addresses(profiles, settings):
         first = second = Address(f"{venue}/{endpoint}", profile, settings.held.get((venue, endpoint), (0, 0)))
         if venue in settings.sources_b:
             second = Address(f"{venue}/{endpoint} line B", profile, settings.held.get((venue, endpoint, LINE_B), (0, 0)))
-        found.update({(venue, endpoint, 0): first, (venue, endpoint, LINE_B): second, (venue, endpoint, STANDBY): first})
+        found.update({(venue, endpoint, 0): first, (venue, endpoint, LINE_B): second})
     return found
 
 

@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import typing
 
-from feedhandler.capacity.limits import STANDBY, Fill, NoLoad, Rules, addresses, item_of
+from feedhandler.capacity.limits import STANDBY, Fill, NoLoad, Rules, addresses, item_of, place_of
 from feedhandler.capacity.order import ADD, DROP, MOVE
 from feedhandler.capacity.plan import Connection, Placement, Settings, Wanted
 
@@ -146,14 +146,14 @@ class Room:
         self.live = {}                   # connection id → Fill
         self.open, self.streams = collections.Counter(), collections.Counter()   # by an Address' name
 
-    def join(self, want, id, worker, line, force=False):
+    def join(self, want, id, worker, force=False):
         """"" and the stream is on the connection, or why it may not be. force: it is there already."""
-        key = want.venue, want.endpoint
-        fill = self.live.get(id)
-        rules, address = self.rules[key], self.addresses[fill.place if fill else (*key, line)]
+        place = place_of(want)
+        fill, rules = self.live.get(id), self.rules[place[:2]]
+        address = self.addresses[fill.place if fill else place]
         item, name = item_of(want, rules, NoLoad), address.name
         if not force:
-            if fill is not None and (fill.worker, *fill.place[:2]) != (worker, *key):
+            if fill is not None and (fill.worker, fill.place) != (worker, place):
                 return f"connection {id} is another one by now"
             if address.streams is not None and self.streams[name] >= address.streams:
                 return f"{name} may hold {address.streams} streams at once, both ends of a move counted"
@@ -162,7 +162,7 @@ class Room:
             if fill is not None and not fill.takes(item):
                 return f"connection {id} is full"
         if fill is None:
-            fill = self.live[id] = Fill(id, worker, (*key, line), rules)
+            fill = self.live[id] = Fill(id, worker, place, rules)
             self.open[name] += 1
         if want.key not in fill.items:
             fill.add(item)
@@ -212,7 +212,7 @@ class Mover:
             for want in connection.streams:
                 self.home[want.key], self.wants[want.key] = connection.id, want
                 self.held[want.instrument][want.key] = None
-                self.room.join(want, connection.id, connection.worker, connection.line, force=True)
+                self.room.join(want, connection.id, connection.worker, force=True)
 
     def know(self, profiles, settings=Settings()):
         """The profiles of now: venues may have come, and others may hold more of an address."""
@@ -277,11 +277,11 @@ class Mover:
 
     # -- the placement ---------------------------------------------------------------------------------------------
 
-    def connection(self, id, worker, key):
+    def connection(self, id, worker, want):
         """The connection of that id, in the placement from now on."""
         found = self.connections.get(id)
         if found is None:
-            found = self.connections[id] = Connection(id, worker, key[0], key[1], key[3])
+            found = self.connections[id] = Connection(id, worker, *place_of(want))
             self.placement.connections.append(found)
             self.placement.connections.sort(key=lambda connection: connection.id)
         return found
@@ -306,7 +306,7 @@ class Mover:
                 self.tidy(id)
 
     def put(self, want, id, worker):
-        self.connection(id, worker, want.key).streams.append(want)
+        self.connection(id, worker, want).streams.append(want)
         self.home[want.key], self.wants[want.key] = id, want
         self.held[want.instrument][want.key] = None
         (self.placement.standbys if want.line == STANDBY else self.placement.workers)[want.instrument] = worker
@@ -471,7 +471,7 @@ class Mover:
         elif step.is_across:
             step.instrument = self.wants[step.streams[0][0]].instrument
             for key, _, target in () if step.promotes else step.streams:
-                self.connection(target, step.target, key)        # its id is taken from now on
+                self.connection(target, step.target, self.wants[key])        # its id is taken from now on
             self.fly(step, PREPARING, now)
             self.act(Ask(step.target, step.instrument) if step.promotes else Shard(step.target))
         else:
@@ -502,12 +502,12 @@ class Mover:
         for stream in step.streams:
             want = wants[stream[0]]
             if not stream[2]:
-                place = None if step.fresh else (want.venue, want.endpoint, want.line)   # lines never share a connection
+                place = None if step.fresh else place_of(want)
                 found = self.roomiest(want, step.target, stream[1]) if place else None
                 if not found and place not in fresh:
                     fresh[place] = self.fresh_id()
                 stream[2] = found or fresh[place]
-            said = self.room.join(want, stream[2], step.target, want.line)
+            said = self.room.join(want, stream[2], step.target)
             if said:
                 for key, id in made:
                     self.room.leave(key, id)        # nobody was told
@@ -518,7 +518,7 @@ class Mover:
 
     def roomiest(self, want, worker, source):
         """The connection of a worker with the fewest streams that takes one more like this, or None."""
-        place = want.venue, want.endpoint, want.line
+        place = place_of(want)
         item = item_of(want, self.room.rules[place[:2]], NoLoad)
         found = [fill for fill in self.room.live.values() if fill.worker == worker and fill.place == place
                  and fill.id != source and fill.id not in self.ending and fill.takes(item)]
@@ -572,11 +572,8 @@ class Mover:
             self.room.leave(want.key, id)
             fresh = dataclasses.replace(want, line=0)
             self.put(fresh, id, worker)
-            self.room.join(fresh, id, worker, 0, force=True)
+            self.room.join(fresh, id, worker, force=True)
             pairs.append((fresh.key, want.key))
-            if all(other.line == 0 for other in self.connections[id].streams):
-                self.connections[id].line, fill = 0, self.room.live[id]
-                fill.place = (*fill.place[:2], 0)        # lines 0 and STANDBY share one address
         self.placement.workers[instrument] = worker
         self.ready.discard(instrument)
         self.act(Promoted(instrument, pairs))
@@ -656,6 +653,12 @@ class Mover:
             step.failed[key] = reason
         if not step.waiting:
             self.met_all(now, step)
+
+    def heard_lingering(self, now, worker, keys):
+        """What lingers of a worker that told a supervisor before us of its moves; all else has met its new connection."""
+        for step in [step for step in self.flying.values() if step.phase == MEETING and step.target == worker]:
+            for key in step.waiting - keys:
+                self.heard_moved(now, worker, key, self.home[key], True, "")
 
     def met(self, now, step, key):
         self.leave(now, key, next(source for other, source, _ in step.streams if other == key))
@@ -825,8 +828,8 @@ class Mover:
             if step.kind == MOVE and not step.promotes:
                 id, worker = (source, step.source) if step.phase == MEETING else (target, step.target)
                 if step.phase != MEETING or key in step.waiting or key in step.failed:
-                    self.room.join(want, id, worker, want.line, force=True)
-                    self.connection(id, worker, key)
+                    self.room.join(want, id, worker, force=True)
+                    self.connection(id, worker, want)
         self.ending.update({source for _, source, _ in step.streams} if step.fresh else ())
         self.fly(step, step.phase, now)
         step.replaced = False

@@ -63,6 +63,7 @@ class Moves:
         self.replanned_s = -1e9
         self.looked_s = 0.0
         self.carrying = None         # timer of carry(), while something waits for it
+        self.adopted = set()         # numbers of workers that lived before us, and have not told us all yet
         self.rolled = {}             # address → when a rollover was begun there last, wall clock
 
     @property
@@ -72,13 +73,14 @@ class Moves:
     # -- carrying out ----------------------------------------------------------------------------------------------
 
     def carry(self):
-        """Save, then do what the moves ask for; what takes over from the dead goes first: it can be done again by anybody."""
+        """Save, then do what the moves ask for; what takes over from the dead goes first: it can be done again by anybody.
+        False: there was nothing to do, and nothing was saved."""
         if self.carrying is not None:
             self.carrying.cancel()
             self.carrying = None
         actions = list(self.mover.take())
         if not actions:
-            return
+            return False
         first = []
         while actions and isinstance(actions[0], moves.TakeOver):
             first.append(actions.pop(0))
@@ -106,6 +108,7 @@ class Moves:
                 self.chief.tell_shard(worker)
             elif worker.generation == before:
                 worker.generation = self.chief.shards.generation     # nothing of its own has changed
+        return True
 
     def save(self):
         self.chief.save_plan()
@@ -201,6 +204,12 @@ class Moves:
             key = self.key_of(state.id)
             if key is not None and (key[3] == STANDBY or worker.number != self.chief.shards.home_of[state.id][1]):
                 self.heard(self.mover.heard_stream, worker.number, key, state.state, state.reason)
+
+    def on_whole(self, worker, states):
+        """All that a worker has: what it said to the supervisor before, that streams have moved, can be seen from it."""
+        if worker.number in self.adopted:
+            self.adopted.discard(worker.number)
+            self.heard(self.mover.heard_lingering, worker.number, {self.key_of(id) for id in states.lingering})
 
     def key_of(self, id):
         stream = self.chief.shards.streams.get(id)
@@ -367,7 +376,7 @@ class Moves:
         place, homes, rows = (found.venue, found.endpoint, found.line), self.chief.shards.placement.workers, []
         mine = [want for want in wants if (want.venue, want.endpoint, want.line) == place]
         if not mine:
-            raise ValueError(f"connection {id} is of {found.venue}/{found.endpoint}, line {'AB'[found.line] if found.line < 2 else 'standby'}: none of these streams belongs there")
+            raise ValueError(f"connection {id} is of {found.venue}/{found.endpoint}, line {'AB'[found.line]}: none of these streams belongs there")
         for want in mine:
             if homes[want.instrument] != found.worker:
                 raise ValueError(f"connection {id} is worker {found.worker}'s, {want.wire} is worker {homes[want.instrument]}'s: an instrument moves as a "
@@ -578,8 +587,8 @@ class Moves:
 
     def resume(self, living):
         """Go on where the supervisor before was; living: numbers of the workers that live."""
-        now = time.monotonic()
-        self.mover.up |= set(living)
+        now, self.adopted = time.monotonic(), set(living)
+        self.mover.up |= self.adopted
         for worker in self.chief.crew.workers:
             if worker.number not in living:
                 self.mover.went_down(now, worker.number)
@@ -587,14 +596,18 @@ class Moves:
             self.carry()
 
     def go_on(self):
-        """With the long job of the supervisor before."""
+        """With what the supervisor before had begun: its long job, and a plan that was due."""
         if self.agenda is not None:
             self.go(self.jobs[self.agenda["job"]])
+        missing = self.chief.shards.wants.keys() - self.mover.home.keys()
+        if missing:
+            self.replan_soon(f"{len(missing)} wanted streams have no place")
         for job in self.jobs.values():
             if job.state == "running" and self.agenda_of(job) is None and job.done + job.failed >= job.total:
                 self.end(job)
 
     def start(self):
-        """Begin what a plan has left to wait."""
+        """Begin what was asked for; what has to wait outlives this supervisor too."""
         self.mover.pump(time.monotonic())
-        self.carry()
+        if not self.carry():
+            self.save()

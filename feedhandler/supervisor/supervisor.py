@@ -326,9 +326,10 @@ class Supervisor:
             self.log("plan_refused", problems=error.problems[:PROBLEM_MAX])
             return
         first, self.planned = not self.planned, True
-        if not first:
+        if first:
+            self.save_plan()
+        else:
             self.moves.start()
-        self.save_plan()
         self.log("plan", generation=self.shards.generation, streams=len(self.shards.streams),
                  connections=len(self.shards.placement.connections), problems=self.shards.problems[:PROBLEM_MAX])
         for worker in self.crew.workers if first else ():
@@ -411,6 +412,8 @@ class Supervisor:
         if self.saturation.worker(time.monotonic(), worker.number, worker.behind):
             self.log("behind", worker=worker.number, reason=worker.behind)
         self.moves.on_states(worker, message.streams)
+        if message.full:
+            self.moves.on_whole(worker, message)
         if message.full and worker.number in self.asked:
             self.asked.pop(worker.number).set_result(None)
         if message.full and worker.counters is not None:

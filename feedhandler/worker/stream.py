@@ -360,11 +360,7 @@ class Connection:
             stream.stale_from = "HELD"
 
     def supervisor_back(self, now):
-        """A new supervisor knows nothing of what was asked: ask again."""
-        if self.wants_permit():
-            self._act(WantPermit())
-        if self.operation_asked:
-            self._act(WantPermit("operation"))
+        """A new supervisor knows nothing of what was asked and announced. Permits are asked for every second anyway."""
         if self.announced and self.state == "UP":
             reason, end_ns = self.announced
             self._act(Announced(reason, max(0.0, (end_ns - now) / SECOND)))

@@ -228,7 +228,7 @@ class Worker:
             self.peers[0].transport.abort()
         peer.say(control.Hello(self.options.worker, os.getpid(), pid_start(), self.publisher.epoch, self.generation,
                                self.options.name, VERSION))
-        for link in (*self.links.values(), *self.retiring):
+        for link in self.links.values():
             link.tell(link.connection.supervisor_back)
 
     def peer_left(self, peer):
@@ -363,7 +363,7 @@ class Worker:
         asking, self.asking = self.asking, []
         links = list(self.links.values())
         states = control.States(self.options.worker, [state for link in links for state in link.stream_states(True)],
-                                [link.session_state() for link in links], True, self.watch.behind)
+                                [link.session_state() for link in links], True, self.watch.behind, [known.id for known in self.moves.lingering.values()])
         for peer in dict.fromkeys(asking):
             peer.say(states)
         self.moves.say_again()
@@ -439,7 +439,7 @@ class Worker:
             self.say(control.WantPermit(link.plan.venue, link.plan.endpoint, 1, kind))
 
     def ask_again(self, now):
-        """Once a second: a permit that was lost on its way, or came too late to be used, is not waited for for ever."""
+        """Once a second, until it comes: who was asked for a permit may have died, or it came too late to be used."""
         for (venue, endpoint, kind), waiting in self.waiting.items():
             count = sum(now - since >= FIGURES_NS and link.connection.wants_permit(kind) for link, since in waiting.items())
             if count:
