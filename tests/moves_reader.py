@@ -7,27 +7,15 @@
 import json
 import sys
 import threading
-import time
 
 import numpy
 
-import feedhandler
+from path_reader import attach
 
 TRADE, LEVEL, STATUS = 1, 4, 32
 CODES = {1: "gaps", 11: "moved"}
 FIELDS = ("first", "last", "trades", "missing", "disordered", "sequence", "fallen", "gaps", "moved")
 INSTRUMENT_MAX = 4096
-
-
-def attach(name, seconds=30):
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return feedhandler.attach(name, reader_name="moves")
-        except (feedhandler.FeedError, ValueError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.002)
 
 
 class Records:
@@ -117,7 +105,7 @@ class Batches:
 
 
 def main(way, name):
-    feed = attach(name)
+    feed = attach(name, "moves")
     reader, over = {"records": Records, "numpy": Batches}[way](feed), threading.Event()
     print("attached", flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()

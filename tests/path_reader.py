@@ -21,11 +21,11 @@ TRADE, TOUCH, STATUS = 1, 3, 32
 WEIGHTS = numpy.array([3, 5, 7, 11, 13, 17, 19, 23], "u8") * 0x9E3779B97F4A7C15
 
 
-def attach(name, seconds=30):
+def attach(name, reader_name="path", seconds=30):
     end = time.monotonic() + seconds
     while True:
         try:
-            return feedhandler.attach(name, reader_name="path")
+            return feedhandler.attach(name, reader_name=reader_name)
         except (feedhandler.FeedError, ValueError):
             if time.monotonic() > end:
                 raise

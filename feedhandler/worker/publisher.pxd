@@ -231,6 +231,8 @@ cdef class Publisher:
                          uint64_t ts_recv_ns) noexcept nogil
     cdef void book_change(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
                           uint64_t ts_recv_ns) noexcept nogil
+    cdef bint applied(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
+                      uint64_t ts_recv_ns) noexcept nogil
     cdef void change_quiet(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
                            uint64_t ts_recv_ns) noexcept nogil
     cdef void whole_quiet(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,

@@ -946,15 +946,20 @@ cdef class Publisher:
         """A change that is next in line: applied in private, checked, and only then published."""
         if slot.quiet:
             self.change_quiet(venue, slot, event, changes, session, ts_recv_ns)
-            return
+        elif self.applied(venue, slot, event, changes, session, ts_recv_ns):
+            self.put_delta(slot, event, session, ts_recv_ns)
+            self.put_touch(slot, False, session, ts_recv_ns)
+
+    cdef bint applied(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
+                      uint64_t ts_recv_ns) noexcept nogil:
+        """The change is in the book, which is right by the venue's checksum; False: it is broken."""
         self.apply(slot, event, changes)
         slot.stats.updates += 1
         if self.check(venue, slot, event) == 0:
             self.broken(slot, event.body.book.checksum, 0, session, ts_recv_ns, True)
-            return
+            return False
         slot.book_ts_event_ns = event.ts_event_ns
-        self.put_delta(slot, event, session, ts_recv_ns)
-        self.put_touch(slot, False, session, ts_recv_ns)
+        return True
 
     cdef void change_quiet(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,
                            uint64_t ts_recv_ns) noexcept nogil:
@@ -967,13 +972,7 @@ cdef class Publisher:
         if not slot.private and event.body.book.last > slot.silent_until:
             self.broken(slot, slot.silent_until, event.body.book.last, session, ts_recv_ns, True)   # it ended between two of ours
             return
-        self.apply(slot, event, changes)
-        slot.stats.updates += 1
-        if self.check(venue, slot, event) == 0:
-            self.broken(slot, event.body.book.checksum, 0, session, ts_recv_ns, True)
-            return
-        slot.book_ts_event_ns = event.ts_event_ns
-        if not slot.private and slot.sequence == slot.silent_until:
+        if self.applied(venue, slot, event, changes, session, ts_recv_ns) and not slot.private and slot.sequence == slot.silent_until:
             self.silent_end(slot, session, ts_recv_ns)
 
     cdef void whole_quiet(self, Venue venue, fh_slot *slot, const fh_event *event, const fh_change *changes, uint16_t session,

@@ -1,28 +1,15 @@
 /* A strategy in C for the tests: attach as soon as the instance is there, say so, sum what is read until standard input ends,
  * print one JSON line: [count, sum] of the records but STATUS, and of the trades. A record's sum is that of its eight words, each times a weight: tests/path_reader.py
  * has the same. */
-#include "include/feedhandler_feed.h"
+#include "attach.h"
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 
 #define RECORD_MAX 32768
-#define ATTEMPT_MAX 15000 /* 2 ms apart: 30 s */
 
 static fh_feed feed;
 static fh_record records[RECORD_MAX];
-
-static int attach(const char *name, char *error, size_t error_size)
-{
-    const struct timespec pause = {0, 2000000};
-    int result = FH_FEED_ABSENT;
-    for (int i = 0; i < ATTEMPT_MAX && result != FH_FEED_OK; i++) {
-        result = fh_feed_open(&feed, name, error, error_size);
-        if (result != FH_FEED_OK)
-            nanosleep(&pause, NULL);
-    }
-    return result;
-}
 
 static uint64_t sum(const fh_record *record)
 {
@@ -40,7 +27,7 @@ int main(int count, char **words)
     uint64_t data = 0, data_sum = 0, trades = 0, trades_sum = 0, lost = 0;
     struct pollfd input = {0, POLLIN, 0};
     int over = 0;
-    if (count != 2 || attach(words[1], error, sizeof error) != FH_FEED_OK) {
+    if (count != 2 || attach(&feed, words[1], error, sizeof error) != FH_FEED_OK) {
         fprintf(stderr, "%s\n", count == 2 ? error : "usage: count_trades INSTANCE");
         return 1;
     }

@@ -1,32 +1,19 @@
 /* A strategy in C for the tests: follows every instrument across rings until standard input ends, prints one JSON line:
  * for each instrument the first and last trade id and how many there were, whether they were all in order and none missing,
  * and the last sequence of its book, which must never fall. */
-#include "include/feedhandler_feed.h"
+#include "attach.h"
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 
 #define RECORD_MAX 32768
 #define INSTRUMENT_MAX 4096
-#define ATTEMPT_MAX 15000 /* 2 ms apart: 30 s */
 
 typedef struct followed { uint64_t first, last, trades, missing, disordered, sequence, fallen, gaps, moved; } followed;
 
 static fh_feed feed;
 static fh_record records[RECORD_MAX];
 static followed instruments[INSTRUMENT_MAX];
-
-static int attach(const char *name, char *error, size_t error_size)
-{
-    const struct timespec pause = {0, 2000000};
-    int result = FH_FEED_ABSENT;
-    for (int i = 0; i < ATTEMPT_MAX && result != FH_FEED_OK; i++) {
-        result = fh_feed_open(&feed, name, error, error_size);
-        if (result != FH_FEED_OK)
-            nanosleep(&pause, NULL);
-    }
-    return result;
-}
 
 static void follow(const fh_record *record)
 {
@@ -71,7 +58,7 @@ int main(int count, char **words)
     uint64_t lost = 0;
     struct pollfd input = {0, POLLIN, 0};
     int over = 0;
-    if (count != 2 || attach(words[1], error, sizeof error) != FH_FEED_OK) {
+    if (count != 2 || attach(&feed, words[1], error, sizeof error) != FH_FEED_OK) {
         fprintf(stderr, "%s\n", count == 2 ? error : "usage: moves_reader INSTANCE");
         return 1;
     }
