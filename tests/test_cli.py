@@ -143,7 +143,7 @@ def test_start_without_a_network_names_what_it_could_not_reach_and_leaves_nothin
 
 # -- with an instance --------------------------------------------------------------------------------------------------
 
-STREAM = "id venue instrument symbol channel depth endpoint wire worker connection state reason since_ns last_ns messages gaps gap_ns gap_reason"
+STREAM = "id venue instrument symbol channel depth endpoint wire worker connection line standby state reason since_ns last_ns messages gaps gap_ns gap_reason"
 SCHEMA = {
     # verb: (keys of the document, its list, keys of a row)
     "status": ("name state reasons ready uptime_s pid generation created_ns config drained moves workers venues streams connections budgets events", "workers",

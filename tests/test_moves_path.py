@@ -151,11 +151,11 @@ class Chaos:
         source = self.random.choice(conns)
         same = [row for row in conns if row["id"] != source["id"] and all(row[key] == source[key] for key in ("venue", "endpoint", "worker", "line"))
                 and (row["slots"] is None or row["streams"] < row["slots"] - 5)]
-        symbols = list({row["symbol"] for row in self.rows() if row["connection"] == source["id"]})
-        if not same or not symbols or source["line"] != 0:
+        rows = [row for row in self.rows() if row["connection"] == source["id"] and not row["standby"]]
+        if not same or not rows or source["line"] != 0:
             return
-        channel = next(row["channel"] for row in self.rows() if row["connection"] == source["id"])
-        symbols = [row["symbol"] for row in self.rows() if row["connection"] == source["id"] and row["channel"] == channel][:5]
+        channel = rows[0]["channel"]
+        symbols = [row["symbol"] for row in rows if row["channel"] == channel][:5]
         try:
             job = self.ask("subs move", venue=source["venue"], symbols=symbols, channels=[channel], to_connection=same[0]["id"])["job"]
         except client.Refused as error:

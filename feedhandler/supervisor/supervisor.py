@@ -13,6 +13,7 @@ import time
 
 from feedhandler import __version__, control, instance
 from feedhandler.capacity.headroom import next_reached
+from feedhandler.capacity.limits import LINE_B, STANDBY
 from feedhandler.capacity.plan import PlanError
 from feedhandler.config import Config, resolved
 from feedhandler.supervisor import learning, rest, tables
@@ -730,10 +731,10 @@ class Supervisor:
         rows = []
         for id, stream in sorted(self.shards.streams.items()):
             venue, worker, connection = self.shards.home_of[id]
-            state = self.states.get(id) or control.StreamState(id, "PENDING", "the worker has not said yet")
+            state, line = self.states.get(id) or control.StreamState(id, "PENDING", "the worker has not said yet"), self.shards.key_of[id][3]
             rows.append({"id": id, "venue": venue, "instrument": self.shards.master.rows[stream.instrument]["canonical"], "symbol": stream.symbol,
                          "channel": stream.channel, "depth": stream.depth, "endpoint": stream.endpoint, "wire": stream.wire, "worker": worker,
-                         "connection": connection, "state": state.state, "reason": state.reason, "since_ns": state.since_ns,
+                         "connection": connection, "line": int(line == LINE_B), "standby": line == STANDBY, "state": state.state, "reason": state.reason, "since_ns": state.since_ns,
                          "last_ns": state.last_ns, "messages": state.messages, "gaps": state.gaps, "gap_ns": state.gap_ns,
                          "gap_reason": state.gap_reason})
         return {"name": self.name, "streams": rows}
