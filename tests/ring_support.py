@@ -84,8 +84,9 @@ class Writer:
     def flush(self):
         function("t_flush", None, P)(self.at)
 
-    def wake(self):
-        function("t_wake", None, P)(self.at)
+    def wake(self, ahead_ns=0):
+        """ahead_ns: as at so much later, so that the gap behind it lasts longer than its 50 µs."""
+        function("t_wake", None, P, U64)(self.at, ahead_ns)
 
     def waits_on(self, readers):
         function("t_waiting", None, P, P)(self.at, readers)

@@ -79,7 +79,7 @@ void t_put_many(fh_writer *writer, uint64_t count)
 }
 
 void t_flush(fh_writer *writer) { fh_ring_flush(writer); }
-void t_wake(fh_writer *writer) { fh_ring_wake(writer, fh_clock_mono_ns()); }
+void t_wake(fh_writer *writer, uint64_t ahead_ns) { fh_ring_wake(writer, fh_clock_mono_ns() + ahead_ns); }
 void t_waiting(fh_writer *writer, fh_table *readers) { writer->waiting = &((fh_readers *)readers->file)->waiting[writer->ring->worker]; }
 void t_heartbeat(fh_writer *writer, int64_t age_ns) { fh_ring_heartbeat(writer, fh_clock_mono_ns() - (uint64_t)age_ns); }
 uint64_t t_position(const fh_writer *writer) { return writer->position; }
