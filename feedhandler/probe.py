@@ -96,6 +96,7 @@ class Probe:
         self.lags, self.rates = ramp.Lags(), {}      # rates: stream id → (channel, messages a second) of the last step that was fine
         self.position = self.generation = 0
         self.interrupted, self.tasks = False, set()
+        self.whole = asyncio.Event()     # the worker has told all there is since it was asked
 
     async def run(self):
         """See run() of the module."""
@@ -242,6 +243,8 @@ class Probe:
             if state.reason.startswith(LOST):
                 self.closed = self.closed or state.reason.removeprefix(LOST)
         self.up = self.up or any(session.state == "UP" for session in message.sessions)
+        if message.full:
+            self.whole.set()
 
     def _on_wantpermit(self, message):
         """The one attempt was taken from the budget before. A second one is never granted."""
@@ -317,14 +320,14 @@ class Probe:
 
     async def _measure(self, step):
         """Let the new streams come up, then watch for the step's seconds. What ends the connection, or is a complaint, ends the step."""
-        before = self._figures()
+        before = await self._figures()
         until = time.monotonic() + SETTLE_S
         while time.monotonic() < until and not self._over() and self._is_settling(step):
             await asyncio.sleep(LOOK_S)
         if not self.up:
             return
         if not self._over():
-            before = self._figures()
+            before = await self._figures()
             self.position = self.worker.publisher.position
         queues, begun_s = [], time.monotonic()
         per_look = max(1, min(SAMPLES_LOOK, int(SAMPLES_STEP * LOOK_S / self.options.step_seconds)))
@@ -334,7 +337,7 @@ class Probe:
             queues.append(self._queue_size())
         step.queue_bytes = int(statistics.median(queues or [0]))
         step.lag_p50_ms, step.lag_p99_ms, step.lag_rise_ms_per_s = self.lags.step()
-        self._count(step, before, self._figures())
+        self._count(step, before, await self._figures())
         step.closed, step.complaint = self.closed, self.complaint
         if ramp.judge(step).verdict == ramp.FINE:
             self._learn(step, before)
@@ -345,9 +348,11 @@ class Probe:
     def _is_settling(self, step):
         return any(plan.id not in self.states or self.states[plan.id].state in WAITING for plan, _ in self.streams[:step.streams])
 
-    def _figures(self):
+    async def _figures(self):
         """(time, frames, bytes, {stream id: (messages, gaps)}) so far."""
-        self.worker.message(self, control.Query())      # answered before this returns
+        self.whole.clear()
+        self.worker.message(self, control.Query())
+        await self.whole.wait()
         row = next((row for row in self.counters.sessions() if row["connection"] == CONNECTION), {"frames": 0, "bytes": 0})
         return time.monotonic(), row["frames"], row["bytes"], {id: (state.messages, state.gaps) for id, state in self.states.items()}
 

@@ -138,4 +138,5 @@ def main(name):
                       "touches": rings.touches(), "end": rings.end, "blocks": blocks, **rings.totals}), flush=True)
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])
