@@ -386,9 +386,9 @@ def test_a_reset_seen_twice_is_old_not_a_gap():
     assert step(venue(), "live", 15, 3, 3)[0] == "old"
 
 
-def test_changes_that_stay_old_for_64_messages_end_in_a_gap():
-    assert step(venue(), "live", 3, 5, 15, old_run=62)[0] == "old"
-    assert step(venue(), "live", 3, 5, 15, old_run=63)[0] == "gap"
+def test_changes_that_stay_old_for_640_messages_end_in_a_gap():
+    assert step(venue(), "live", 3, 5, 15, old_run=638)[0] == "old"
+    assert step(venue(), "live", 3, 5, 15, old_run=639)[0] == "gap"
 
 
 def test_frames_without_ids_are_chained_by_nothing_but_only_if_the_snapshot_had_none():
