@@ -156,12 +156,8 @@ class Chaos:
             return
         channel = rows[0]["channel"]
         symbols = [row["symbol"] for row in rows if row["channel"] == channel][:5]
-        try:
-            job = self.ask("subs move", venue=source["venue"], symbols=symbols, channels=[channel], to_connection=same[0]["id"])["job"]
-        except client.Refused as error:
-            assert "is being replaced" in str(error)     # the venue announced its end meanwhile
-            return
-        self.job(job, allowed="is being replaced")
+        self.job(self.ask("subs move", venue=source["venue"], symbols=symbols, channels=[channel], to_connection=same[0]["id"])["job"],
+                 allowed="is there already")             # on the connection that follows, where the venue announced the end of that one
 
     def rebalance(self):
         number = self.ask("rebalance")["job"]

@@ -204,7 +204,7 @@ class Mover:
         self.placement, self.room = placement, Room()
         self.know(profiles, settings)
         self.leaving = {}                # (key, connection id) → when it counts no more
-        self.ending = set()              # ids of connections that are replaced as a whole: nothing joins them any more
+        self.ending = {}                 # connection that is replaced as a whole → the one that follows it, which is joined instead
         self.connections = {connection.id: connection for connection in placement.connections}
         self.home, self.wants = {}, {}   # key → connection id, Wanted
         self.held = collections.defaultdict(dict)   # instrument → its keys
@@ -290,7 +290,7 @@ class Mover:
         """An empty connection that nothing is moving to is closed."""
         found = self.connections.get(id)
         if found is not None and not found.streams and id not in self.room.live:
-            self.ending.discard(id)
+            self.ending.pop(id, None)
             del self.connections[id]
             self.placement.connections.remove(found)
 
@@ -390,7 +390,11 @@ class Mover:
             self.add(step.job, MOVE, [(want.key, step.streams[0][1], 0) for want in rest], step.reason, step.source, step.target, fresh=True, urgent=True)
 
     def renew(self, step):
-        """A step that is not of a plan takes the streams where they are now."""
+        """A step that is not of a plan takes the streams where they are now; whatever was to join a connection that is being
+        replaced joins the one that follows it."""
+        for stream in step.streams:
+            while stream[2] in self.ending:
+                stream[2] = self.ending[stream[2]]
         if all(target for _, _, target in step.streams):
             return
         if step.fresh:
@@ -420,8 +424,6 @@ class Mover:
         for key, source, target in step.streams:
             if step.kind != ADD and self.home.get(key) != source:
                 return f"{key[2]} is not on connection {source} any more"
-            if target in self.ending:
-                return f"connection {target} is being replaced"
             if source == target or (not target and not step.fresh and step.source == step.target):
                 return f"{key[2]} is there already"
         if step.kind == MOVE and step.source != self.connections[step.streams[0][1]].worker:
@@ -475,7 +477,7 @@ class Mover:
             self.fly(step, PREPARING, now)
             self.act(Ask(step.target, step.instrument) if step.promotes else Shard(step.target))
         else:
-            self.ending.update({source for _, source, _ in step.streams} if step.fresh else ())
+            self.end_connections(step)
             for key, _, target in step.streams:
                 self.put(self.lift(key), target, step.target)
             step.waiting = {key for key, _, _ in step.streams}
@@ -488,6 +490,11 @@ class Mover:
         instruments = {want.instrument for want in step.wants if want.line == STANDBY}
         for worker in sorted({self.placement.workers[instrument] for instrument in instruments if instrument in self.placement.workers}):
             self.act(Shard(worker))
+
+    def end_connections(self, step):
+        """What a fresh connection is opened for leaves one that ends."""
+        if step.fresh:
+            self.ending.update({source: target for _, source, target in step.streams})
 
     def fly(self, step, phase, now):
         step.phase, step.since_s = phase, now
@@ -669,7 +676,7 @@ class Mover:
             if key in step.failed:
                 self.put(self.lift(key), source, step.source)
                 self.leave(now, key, target)
-                self.ending.discard(source)
+                self.ending.pop(source, None)
         if step.failed:
             self.act(Shard(step.target))
         said = next(iter(step.failed.values()), "")
@@ -830,7 +837,7 @@ class Mover:
                 if step.phase != MEETING or key in step.waiting or key in step.failed:
                     self.room.join(want, id, worker, force=True)
                     self.connection(id, worker, want)
-        self.ending.update({source for _, source, _ in step.streams} if step.fresh else ())
+        self.end_connections(step)
         self.fly(step, step.phase, now)
         step.replaced = False
 

@@ -371,8 +371,6 @@ class Moves:
         found = self.mover.connections.get(id)
         if found is None:
             raise ValueError(f"there is no connection {id}; see feedhandler conns -n {self.chief.name}")
-        if id in self.mover.ending:
-            raise ValueError(f"connection {id} is being replaced; see feedhandler conns -n {self.chief.name} for the one that follows it")
         place, homes, rows = (found.venue, found.endpoint, found.line), self.chief.shards.placement.workers, []
         mine = [want for want in wants if (want.venue, want.endpoint, want.line) == place]
         if not mine:
