@@ -18,7 +18,7 @@ from feedhandler import instance
 from feedhandler.cli import VERBS, main
 
 OK, FAILED, USAGE, NOT_RUNNING, DEGRADED = 0, 1, 2, 3, 4
-STATUS_MAX_S = 0.150  # of `status --json`; the fastest of five is compared
+STATUS_MAX = 2.0  # processor time of `status --json`, as a multiple of an interpreter with click and msgspec: of 75 ms where that is the 150 ms promised
 
 
 @pytest.fixture(scope="module")
@@ -229,15 +229,21 @@ def test_a_closed_pipe_ends_tail_without_a_word(folder, name):
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
-def test_status_json_takes_at_most_150_ms(folder, name):
-    """Of processor time: waiting for a busy machine is not the command's."""
-    took = []
+def processor_s(command):
+    """That a command takes: waiting for a busy machine is not its own."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert command().returncode == OK
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_status_json_takes_little_longer_than_what_it_cannot_do_without(folder, name):
+    took, bare = [], []
     for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert verb(folder, "status", "-n", name, "--json").returncode == OK
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(took) <= STATUS_MAX_S
+        took.append(processor_s(lambda: verb(folder, "status", "-n", name, "--json")))
+        bare.append(processor_s(lambda: subprocess.run([sys.executable, "-c", "import click, msgspec"], env=place.environment(folder))))
+    print(f"status --json {min(took) * 1000:.0f} ms of processor time, {min(took) / min(bare):.2f} times an interpreter with click and msgspec")
+    assert min(took) <= STATUS_MAX * min(bare)
 
 
 def cut_connections(config):
