@@ -391,6 +391,30 @@ def test_a_new_plan_touches_only_what_changed():
     assert sorted(removed) == [0, 1, 2, 3, 4] and world.subscribed == {f"s{i}@trade" for i in range(5, 15)}
 
 
+def test_a_stream_that_comes_back_before_its_end_was_answered_is_subscribed_when_it_is():
+    """What still comes of the subscription that ends must not be taken for the one that follows."""
+    world = World(DERIBIT, plan_of(3, DERIBIT)).run(2)
+    count = len(world.actions)
+    world.connection.replan(world.now, plan_of(2, DERIBIT))
+    plan = plan_of(3, DERIBIT)
+    plan.streams[2].id = 99          # as another line, or as a standby's
+    world.connection.replan(world.now, plan)
+    assert not [action for action in world.connection.actions if isinstance(action, machine.AddStream)]
+    world.settle()
+    world.run(3)
+    order = [(type(action).__name__, action.stream.id) for action in world.actions[count:]
+             if isinstance(action, (machine.AddStream, machine.RemoveStream)) and action.stream.plan.wire == plan.streams[2].wire]
+    assert order == [("RemoveStream", 2), ("AddStream", 99)] and world.states()[99] == "LIVE"
+    sent = [(verb, wire) for verb in ("unsub", "sub") for message in world.operations(verb)[-1:] for wire in message["wires"]]
+    assert sent == [("unsub", plan.streams[2].wire), ("sub", plan.streams[2].wire)]
+    world.connection.replan(world.now, plan_of(2, DERIBIT))      # away, back, and away for good
+    world.connection.replan(world.now, plan)
+    world.connection.replan(world.now, plan_of(2, DERIBIT))
+    world.settle()
+    world.run(3)
+    assert world.subscribed == {stream.wire for stream in plan.streams[:2]}
+
+
 def test_a_standby_that_comes_or_goes_is_told_to_the_publisher_and_touches_nothing_else():
     world = World(BINANCE, plan_of(3, BINANCE)).run(2)
     for backed in (True, False):

@@ -182,6 +182,7 @@ class Stream:
         self.dropped = False
         self.stale_told = False      # readers were told that it is STALE, and not since that it is LIVE
         self.duplicate = False       # another stream of the connection has this wire: never sent
+        self.heir = None             # the stream that is to be subscribed on this wire once this one is gone
         self.gaps = 0
         self.gap_ns, self.gap_reason = 0, ""
         self.forget()
@@ -232,6 +233,7 @@ class Connection:
         self.backoff = Backoff(rng)
         self.streams = {}            # key → Stream, wanted or leaving
         self.by_wire = {}            # wire → the Stream that has it
+        self.ending = {}             # wire → Stream whose unsubscribe is not answered
         self.actions = []
         self.changed = {}            # streams whose state changed since changes() was last asked, in order
         self.counts = collections.Counter()
@@ -406,6 +408,13 @@ class Connection:
             return
         self.by_wire[stream_plan.wire] = stream
         self.changed[stream] = None
+        ending = self.ending.get(stream_plan.wire)
+        if ending is None:
+            self._begin(stream)
+        else:                            # what still comes of it says nothing of the subscription that follows
+            ending.heir, stream.dropped = stream, True
+
+    def _begin(self, stream):
         self._act(AddStream(stream))
         self.to_join[stream] = None
 
@@ -419,7 +428,7 @@ class Connection:
         self.to_join.pop(stream, None)
         self._set(now, stream, "DOWN", "left the plan")
         if stream.on_wire and self.state == "UP":
-            self.streams[("leaving", id(stream))] = stream
+            self.streams[("leaving", id(stream))] = self.ending[stream.plan.wire] = stream
             self.to_leave[stream] = None
         else:
             self._drop(stream)
@@ -427,11 +436,17 @@ class Connection:
     def _drop(self, stream):
         self.streams.pop(("leaving", id(stream)), None)
         self.to_leave.pop(stream, None)
+        if self.ending.get(stream.plan.wire) is stream:
+            del self.ending[stream.plan.wire]
         if self.by_wire.get(stream.plan.wire) is stream:
             del self.by_wire[stream.plan.wire]
         if not stream.duplicate and not stream.dropped:
             stream.dropped = True
             self._act(RemoveStream(stream))
+        heir, stream.heir = stream.heir, None
+        if heir is not None and heir.wanted:
+            heir.dropped = False
+            self._begin(heir)
 
     # -- events: the connection -------------------------------------------------------------------------------
 
