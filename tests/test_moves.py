@@ -93,6 +93,7 @@ class Worker:
                 self.sim.later(self, self.meet, key, id)
                 self.sim.at(self.sim.now + LINGER_S, lambda key=key, id=id, life=self.life: self.life == life and self.give_up(key, id))
         self.lingers = {key: id for key, id in self.lingers.items() if key in on and on[key] != id}
+        more = {int(key[2][1:]) for key in on.keys() - self.on.keys()}
         self.on = on
         for instrument in [instrument for instrument in self.holds if instrument not in roles]:
             del self.holds[instrument]
@@ -103,8 +104,8 @@ class Worker:
                 self.refuses.discard(instrument)
                 if role and self.sim.random.random() < 0.05:
                     self.refuses.add(instrument)
-                if role:
-                    self.sim.later(self, self.become_ready, instrument)
+            if role and instrument in more:
+                self.sim.later(self, self.become_ready, instrument)
 
     def meet(self, key, id):
         if self.on.get(key) == id and key in self.lingers and self.sim.random.random() > 0.15:
@@ -121,13 +122,16 @@ class Worker:
                 key = next((key for key in self.on if int(key[2][1:]) == instrument), None)
                 self.say("stream", key, "REJECTED", "no such channel")
             else:
-                self.say("ready", instrument)
+                self.say_ready(instrument)
+
+    def say_ready(self, instrument):
+        self.say("ready", instrument, {key[2][0]: 1 for key in self.on if int(key[2][1:]) == instrument})
 
     def do_ask(self, instrument=None):
         """One instrument, or everything."""
         for instrument, state in self.holds.items():
             if state == "private":
-                self.say("ready", instrument)
+                self.say_ready(instrument)
         for key in list(self.lingers):
             self.give_up(key, self.on[key])
 
@@ -193,7 +197,7 @@ class Simulation:
 
     def heard(self, number, kind, fields):
         if kind == "ready":
-            self.mover.heard_ready(self.now, number, fields[0], {"t": 1}, [])
+            self.mover.heard_ready(self.now, number, *fields, [])
         elif kind == "stream":
             if fields[0] is not None:
                 self.mover.heard_stream(self.now, number, *fields)
@@ -439,7 +443,7 @@ def test_a_move_that_cannot_go_on_ends_where_it_began(phase, event, expected):
     source, target = across(mover, 0)
     mover.pump(0.0)
     if phase == "letting go":
-        mover.heard_ready(0.5, target, 0, {}, [])
+        mover.heard_ready(0.5, target, 0, {"t": 1}, [])
     mover.take()
     event(mover, source, target)
     finished, = said(mover, Finished)
@@ -450,7 +454,7 @@ def test_a_move_that_cannot_go_on_ends_where_it_began(phase, event, expected):
 def in_phase(mover, phase):
     source, target = across(mover, 0)
     mover.pump(0.0)
-    mover.heard_ready(0.0, target, 0, {}, [])
+    mover.heard_ready(0.0, target, 0, {"t": 1}, [])
     if phase == "taking over":
         mover.heard_let_gone(0.0, source, 0, {"x": 1}, True, "")
     list(mover.take())
@@ -656,6 +660,58 @@ def test_an_instrument_that_got_a_line_while_it_waited_moves_with_it():
     mover.pump(0.0)
     step = mover.busy[0]
     assert {key for key, _, _ in step.streams} == {want(0).key, line.key} and not said(mover, Finished)
+
+
+def with_more(mover, instrument):
+    """The owner of an instrument has got a stream that its standby lacks."""
+    more = want(instrument, "q")
+    mover.put(more, 77, mover.placement.workers[instrument])
+    mover.room.join(more, 77, mover.placement.workers[instrument], force=True)
+    return more
+
+
+def test_a_standby_gets_what_it_lacks_before_it_takes_over():
+    mover = two_workers(standby=True)
+    more = with_more(mover, 0)
+    source, target = across(mover, 0)
+    mover.pump(0.0)
+    assert {action.worker for action in said(mover, Shard)} >= {target} and mover.busy[0].promotes
+    assert {one.channel for _, streams in mover.shard(target) for one, role, _ in streams if one.instrument == 0 and role == "standby"} == {"t", "q"}
+    mover.heard_ready(1.0, target, 0, {"t": 1}, [])
+    assert mover.busy[0].phase == moves.PREPARING, "not with the part that came there first"
+    mover.heard_ready(1.0, target, 0, {"t": 1, "q": 1}, [])
+    assert mover.busy[0].phase == moves.LETTING
+    mover.heard_let_gone(1.0, source, 0, {"x": 1}, True, "")
+    mover.heard_taken_over(1.0, target, 0, True, "")
+    assert mover.placement.workers[0] == target and mover.home[more.key] != 77
+
+
+def test_a_standby_without_room_for_what_it_lacks_takes_nothing_over():
+    mover = two_workers(streams=4, fill=2, open_=5, standby=True)
+    with_more(mover, 0)
+    before = {id: set(fill.items) for id, fill in mover.room.live.items()}
+    across(mover, 0)
+    mover.pump(0.0)
+    assert not mover.flying and {id: set(fill.items) for id, fill in mover.room.live.items()} == before
+
+
+def test_an_instrument_whose_standby_lacks_a_stream_begins_anew_when_its_owner_dies():
+    mover = two_workers(standby=True)
+    owner = mover.placement.workers[0]
+    others = {instrument for instrument, worker in mover.placement.workers.items() if worker == owner} - {0}
+    with_more(mover, 0)
+    mover.heard_ready(0.0, 1 - owner, 0, {"t": 1}, [])
+    assert 0 not in mover.ready
+    mover.went_down(1.0, owner)
+    assert {action.instrument for action in said(mover, TakeOver)} == others
+
+
+def test_what_is_added_where_it_is_already_is_done():
+    mover = two_workers()
+    mover.add(4, ADD, [(want(0).key, 0, mover.home[want(0).key])], "new", None, mover.placement.workers[0], wants=[want(0)])
+    mover.pump(0.0)
+    finished, = said(mover, Finished)
+    assert finished.ok and not mover.queue
 
 
 def test_an_owner_hears_that_it_has_got_a_standby():

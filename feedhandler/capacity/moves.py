@@ -363,6 +363,10 @@ class Mover:
         while self.queue and not self.paused and now >= self.quiet_s and len(self.flying) < FLYING_MAX:
             step = self.queue[0]
             self.renew(step)
+            if not step.streams:
+                self.queue.popleft()
+                self.act(Finished(step, True, "it is there already"))
+                continue
             refused = self.refused(step)
             waits = "" if refused else self.waits(step)
             if not refused and not waits:
@@ -395,6 +399,9 @@ class Mover:
         for stream in step.streams:
             while stream[2] in self.ending:
                 stream[2] = self.ending[stream[2]]
+        if step.kind == ADD:
+            step.wants = tuple(want for want in step.wants if want.key not in self.home)
+            step.streams = [stream for stream in step.streams if stream[0] not in self.home]
         if all(target for _, _, target in step.streams):
             return
         if step.fresh:
@@ -417,8 +424,6 @@ class Mover:
             homes, others = self.placement.workers, self.placement.standbys
             if want.line == STANDBY:
                 homes, others = others, homes
-            if want.key in self.home:
-                return f"{want.wire} is there already"
             if homes.get(want.instrument, step.target) != step.target or others.get(want.instrument) == step.target:
                 return f"the instrument of {want.wire} lives elsewhere by now"
         for key, source, target in step.streams:
@@ -461,7 +466,7 @@ class Mover:
             self.end(step, True, step.reason)
             return "", ""
         step.promotes = step.is_across and not step.is_standby and self.placement.standbys.get(self.wants[step.streams[0][0]].instrument) == step.target
-        said = "" if step.promotes else self.make(step)
+        said = self.complete(step) if step.promotes else self.make(step)
         if said:
             return ("", said) if self.flying or self.leaving else (said, "")
         if step.kind == ADD:
@@ -521,6 +526,31 @@ class Mover:
                 step.streams = kept
                 return said
             made.append((want.key, stream[2]))
+        return ""
+
+    def lacks(self, instrument):
+        """What the owner of an instrument has that its standby has not: as with steps of a plan that another one overtook."""
+        held = self.of_instrument(instrument)
+        theirs = {want.key[:3] for want in held if want.line == STANDBY}
+        return [want for want in held if want.line == 0 and want.key[:3] not in theirs]
+
+    def complete(self, step):
+        """The standby that takes over gets what it lacks; "" or why not, then nothing was done."""
+        made, fresh, instrument = [], {}, self.wants[step.streams[0][0]].instrument
+        for want in self.lacks(instrument):
+            other = dataclasses.replace(want, line=STANDBY)
+            id = self.roomiest(other, step.target, 0) or fresh.setdefault(place_of(other), self.fresh_id())
+            said = self.room.join(other, id, step.target)
+            if said:
+                for one, there in made:
+                    self.room.leave(one.key, there)
+                return said
+            made.append((other, id))
+        for other, id in made:
+            self.put(other, id, step.target)
+        if made:
+            self.known(instrument, False)
+            self.act(Shard(step.target))
         return ""
 
     def roomiest(self, want, worker, source):
@@ -590,6 +620,8 @@ class Mover:
 
     def heard_ready(self, now, worker, instrument, floors, quiet):
         step = self.busy.get(instrument)
+        if not self.covers(step, worker, instrument, floors):
+            return           # it says so again when more of it came there
         if step is not None and step.phase == PREPARING and step.target == worker and step.is_across:
             if step.is_standby:
                 self.commit(step, now)
@@ -599,6 +631,15 @@ class Mover:
             self.ask(step)
         elif self.placement.standbys.get(instrument) == worker:
             self.known(instrument, True)
+
+    def covers(self, step, worker, instrument, floors):
+        """Whether a worker that says that it is ready has all channels of the instrument, and not only those that came there first."""
+        wants = self.of_instrument(instrument)
+        if step is not None and step.is_across and step.target == worker and not step.promotes:
+            wants = [self.wants[key] for key, _, _ in step.streams]
+        elif self.lacks(instrument):
+            return False
+        return {want.channel for want in wants if want.line in (0, STANDBY)} <= set(floors)
 
     def known(self, instrument, is_ready):
         (self.ready.add if is_ready else self.ready.discard)(instrument)
@@ -715,7 +756,7 @@ class Mover:
         owned = [instrument for instrument, owner in self.placement.workers.items() if owner == worker]
         takes = {}
         for instrument in owned:
-            if self.placement.standbys.get(instrument) in self.up and instrument not in self.unready:
+            if self.placement.standbys.get(instrument) in self.up and instrument not in self.unready and not self.lacks(instrument):
                 takes[instrument] = []
         for connection in self.placement.connections if takes else ():
             for want in connection.streams if connection.worker == worker else ():

@@ -302,7 +302,7 @@ class Shards:
         self.place_of = {id: (connection.venue, connection.endpoint) for id, connection in self.mover.connections.items()}
         for connection in self.placement.connections:
             for want in connection.streams:
-                stream = self.plans[want.key]
+                stream = self.plan_of(want.key)
                 self.streams[stream.id] = stream
                 self.home_of[stream.id] = connection.venue, connection.worker, connection.id
                 self.key_of[stream.id] = want.key
@@ -316,11 +316,17 @@ class Shards:
         for connection, held in self.mover.shard(worker):
             home = self.homes[connection.venue]
             url, source = home.way(connection.endpoint, connection.line)
-            streams = [msgspec.structs.replace(self.plans[want.key], role=role, backed=backed) for want, role, backed in held]
+            streams = [msgspec.structs.replace(self.plan_of(want.key), role=role, backed=backed) for want, role, backed in held]
             instruments_.update((stream.instrument, None) for stream in streams)
             connections.append(control.ConnectionPlan(connection.id, connection.venue, connection.endpoint, url, streams, home.ca_file,
                                                       home.profiles[connection.endpoint], source))
         return control.Assign(self.generation, [self.master.control_row(id) for id in instruments_], connections)
+
+    def plan_of(self, key):
+        """How a stream is told to a worker; a standby's may not be wanted any more, then as its owner's."""
+        if key not in self.plans:
+            self.plans[key] = msgspec.structs.replace(self.plans[(*key[:3], 0)], id=self.stream_ids.setdefault(key, len(self.stream_ids) + 1))
+        return self.plans[key]
 
     def promoted(self, pairs):
         """A standby's streams are the owner's: each keeps its id, which is what its worker knows it by."""
