@@ -113,11 +113,11 @@ class Chaos:
         counts = self.ask("status")["streams"]
         return counts["total"] == self.total and counts.get("live", 0) + counts.get("held", 0) == self.total
 
-    def job(self, number, allowed=""):
-        """Until it is done. allowed: a reason for which its moves may be refused."""
+    def job(self, number, allowed=()):
+        """Until it is done. allowed: reasons for which its moves may be refused."""
         def over():
             job = next(job for job in self.ask("moves")["jobs"] if job["id"] == number)
-            assert job["state"] != "failed" or (allowed and all(allowed in problem for problem in job["problems"])), job
+            assert job["state"] != "failed" or all(any(reason in problem for reason in allowed) for problem in job["problems"]), job
             return job["state"] != "running"
         self.until(over, f"job {number}")
 
@@ -157,7 +157,8 @@ class Chaos:
         channel = rows[0]["channel"]
         symbols = [row["symbol"] for row in rows if row["channel"] == channel][:5]
         self.job(self.ask("subs move", venue=source["venue"], symbols=symbols, channels=[channel], to_connection=same[0]["id"])["job"],
-                 allowed="is there already")             # on the connection that follows, where the venue announced the end of that one
+                 # It has room for few books, or the venue announced its end: then they may be on the one that follows it.
+                 allowed=("is full", "is there already"))
 
     def rebalance(self):
         number = self.ask("rebalance")["job"]
