@@ -511,7 +511,8 @@ class SimulatedWorker(Worker):
     def __init__(self, world, number):
         self.world, self.is_dead = world, False
         super().__init__(WorkerOptions(world.directory, "simulated", number, slot_count=SLOTS, row_max=ROWS, level_max=LEVELS), clock=world)
-        self.next_look_ns = self.next_report_ns = NEVER
+        self.next_look_ns = self.next_report_ns = self.next_ask_ns = NEVER
+        self.patience_ns = SECOND    # between two requests for permits; grows while none comes
         self.waited_ns = MS          # grows while what is looked for does not come
         self.done = concurrent.futures.Future()
 
@@ -588,6 +589,9 @@ class SimulatedWorker(Worker):
             self.waited_ns = min(2 * self.waited_ns, MINUTE)      # what does not come soon is looked for more seldom
             self.next_look_ns = self.world.now + (5 * MS if moves.letting_go else max(self.world.look_ns, self.waited_ns // 20))
             self.world.after(self.next_look_ns - self.world.now, self.look)
+        if self.next_ask_ns == NEVER and any(link.connection.wants_permit(kind) for (_, _, kind), waiting in self.waiting.items() for link in waiting):
+            self.next_ask_ns = self.world.now + self.patience_ns
+            self.world.after(self.patience_ns, self.ask_now, self.patience_ns)
         if self.next_report_ns == NEVER and ((self.reported and self.peers) or any(link.is_down() for link in self.retiring)):
             self.next_report_ns = self.world.now + self.world.settings.report_ns
             self.world.after(self.world.settings.report_ns, self.report_now)
@@ -605,6 +609,14 @@ class SimulatedWorker(Worker):
             self.turn()
             self.moves.tick(self.world.monotonic_ns())
             self.settle()
+
+    def ask_now(self, waited_ns):
+        self.next_ask_ns, self.patience_ns = NEVER, min(2 * waited_ns, MINUTE)
+        if not self.is_dead:
+            self.ask_again(self.world.monotonic_ns())
+            self.settle()
+            if self.next_ask_ns == NEVER:        # nothing waits any more
+                self.patience_ns = SECOND
 
     def report_now(self):
         self.next_report_ns = NEVER
@@ -748,7 +760,8 @@ class Supervisor:
 
     def on_wantpermit(self, number, message):
         want = number, message.venue, message.endpoint, message.kind
-        self.wants_permit[want] = self.wants_permit.get(want, 0) + message.count
+        known = self.wants_permit.get(want, 0)
+        self.wants_permit[want] = max(known, message.count) if message.again else known + message.count
         self.grant()
 
     def on_wantsnapshot(self, number, message):
@@ -1212,7 +1225,7 @@ class World(Time):
 
     def is_followed(self, worker, instrument):
         """Whether a worker holds every stream of an instrument in private, on connections that are well whether it knows or not."""
-        held = [(link, stream) for link in worker.links.values() for stream in link.connection.wanted() if stream.plan.instrument == instrument]
+        held = self.held(worker, instrument)
         return not worker.is_dead and bool(held) and all(
             stream.state == "HELD" and link.session is not None and link.session.is_well(stream.plan.wire) for link, stream in held)
 
@@ -1239,8 +1252,11 @@ class World(Time):
     def publishes(self, worker, instrument):
         return not worker.is_dead and any(not stream.private for stream in self.streams(worker, instrument))
 
+    def held(self, worker, instrument):
+        return [(link, stream) for link in worker.links.values() for stream in link.connection.wanted() if stream.plan.instrument == instrument]
+
     def streams(self, worker, instrument):
-        return [stream for link in worker.links.values() for stream in link.connection.wanted() if stream.plan.instrument == instrument]
+        return [stream for _, stream in self.held(worker, instrument)]
 
     def lost(self, socket):
         """This connection will end, or has: what only it carried may have a hole."""
@@ -1273,7 +1289,9 @@ class World(Time):
     def recovered(self, instrument):
         self.bad[instrument] = [socket for socket in self.bad[instrument] if socket.is_here()]
         owner = next((worker for worker in self.workers if self.publishes(worker, instrument)), None)
-        if owner is not None and not self.bad[instrument] and all(stream.state in DELIVERS and not stream.private for stream in self.streams(owner, instrument)):
+        if owner is not None and not self.bad[instrument] and all(
+                stream.state in DELIVERS and not stream.private and link.session is not None and link.session.is_well(stream.plan.wire)
+                for link, stream in self.held(owner, instrument)):       # what a standby took over may be on a connection that died before
             for excuse in self.excuses[instrument]:
                 excuse[1] = excuse[1] or self.now + SECOND
         else:

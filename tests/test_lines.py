@@ -213,6 +213,23 @@ def test_a_line_that_subscribes_once_more_begins_anew(lines):
     finished(one, Trades)
 
 
+@pytest.mark.parametrize("kind", [Trades, Chained])
+def test_a_line_that_is_removed_before_any_other_delivered_is_a_gap(lines, kind):
+    one = lines(kind)
+    one.send()
+    one.deliver(1, 2)
+    one.rig.records()
+    for channel in one.stream.channels:
+        one.rig.publisher.remove_stream(0, channel, 1)
+    del one.todo[1]
+    assert [record[1] for record in one.rig.records() if record[0] == STATUS] == [GAP]
+    one.send()
+    second = one.connect()
+    one.send()
+    one.deliver(second, 3)
+    assert [record[1] for record in one.rig.records() if record[0] == STATUS].count(GAP) == 0, "it was told before"
+
+
 def test_the_only_line_may_be_dropped_without_a_gap(lines):
     one = lines(Trades)
     one.rig.records()

@@ -1683,17 +1683,23 @@ cdef class Publisher:
         self.resumed_any = 1
 
     def remove_stream(self, instrument_id, channel, session=None):
-        """One line less: that of a session, which others are not to wait for. Behind the last one, what still arrives is dropped, and
-        a book is forgotten."""
+        """One line less: that of a session, which others are not to wait for; where none of them has delivered yet, that is a gap.
+        Behind the last one, what still arrives is dropped, and a book is forgotten."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
         cdef uint8_t index = channel_index(channel)
         cdef fh_stream *stream = &slot.stream[index]
+        cdef fh_line *line
+        cdef bint fed
         if stream.lines == 0:
             raise ValueError(f"instrument {instrument_id} has no {CHANNELS[index]} stream to remove")
         stream.lines -= 1
         if stream.lines:
             if session is not None:
+                line = line_of(stream, <uint16_t>session)
+                fed = line != NULL and line.state == LINE_MET
                 self.drop_line(instrument_id, channel, session)
+                if fed and active_count(stream) == 0:
+                    self.stream_lost(slot, index, session, clock_now(CLOCK_REALTIME), False)
             return
         stream.removed = 1
         self.lines_forget(slot, stream, True)
