@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedhandler.capacity import headroom, load, order, plan
-from feedhandler.capacity.limits import Fill, Rules, addresses, item_of
+from feedhandler.capacity.limits import STANDBY, Fill, Rules, addresses, item_of
 from feedhandler.capacity.profile import Profile
-from feedhandler.capacity.plan import EMPTY, STANDBY, Placement, PlanError, Settings, Wanted, lower_bound
+from feedhandler.capacity.plan import EMPTY, Placement, PlanError, Settings, Wanted, lower_bound
 
 CPU_NS = 10_000
 
@@ -564,15 +564,16 @@ def test_headroom_says_what_is_used_of_every_budget():
 def test_what_others_hold_of_an_address_is_not_planned_and_is_shown():
     wanted = [want(f"a{i}", i) for i in range(6)]
     profiles = profile({"max_open": 10}, max_per_conn=1, max_per_ip=20)          # 80 %: 8 connections, 16 streams
-    found = plan.plan(wanted, profiles, settings=Settings(held={("v", "e"): (2, 10)}))
+    def beside(connections, streams):
+        return {key: dataclasses.replace(typed, held_open=connections, held_streams=streams) for key, typed in profiles.items()}
+    found = plan.plan(wanted, beside(2, 10))
     rows = {(row.where, row.what): (row.used, row.limit) for row in found.headroom}
     assert rows["address v/e", "connections"] == (8, 8) and rows["address v/e", "streams"] == (16, 16)
     for held, words in (((3, 0), "needs 6 connections, this address may hold 5 .*without the 3 that others"), ((0, 11), "needs 6 streams, .*hold 5")):
         with pytest.raises(PlanError, match=words):
-            plan.plan(wanted, profiles, settings=Settings(held={("v", "e"): held}))
-    assert len(plan.over(found.placement, profiles, Settings(held={("v", "e"): (3, 0)}))) == 1
-    swap = Settings(workers=2, drained=(0,), held={("v", "e"): (2, 0)})
-    moves = plan.plan(wanted, profiles, placement=found.placement, settings=swap).moves
+            plan.plan(wanted, beside(*held))
+    assert len(plan.over(found.placement, beside(3, 0))) == 1
+    moves = plan.plan(wanted, beside(2, 0), placement=found.placement, settings=Settings(workers=2, drained=(0,))).moves
     assert any("dropped until there is room" in move.reason for move in moves), "nor do moves take what others hold"
 
 
@@ -619,8 +620,6 @@ def test_a_line_from_an_address_of_its_own_has_budgets_of_its_own():
     assert plan.over(found.placement, profiles, rule) == [] and len(plan.over(found.placement, profiles)) == 2
     with pytest.raises(PlanError, match="v/e line B needs 9 connections"):
         plan.plan([*wanted, want("b", 9, 1)], profiles, settings=rule)
-    with pytest.raises(PlanError, match="v/e line B needs 8 connections, this address may hold 7"):
-        plan.plan(wanted, profiles, settings=Settings(sources_b=("v",), held={("v", "e", 1): (1, 0)}))
 
 
 def test_the_forecast_names_the_next_budget_and_when_it_is_reached():

@@ -5,6 +5,7 @@ A Fill is one connection's use: takes() answers whether a hard limit allows one 
 connections of an endpoint may be and carry together. All figures are integers, so that a sum does not depend on the
 order in which it was made: rates in thousandths of a message a second, CPU in nanoseconds a second.
 """
+import dataclasses
 import fnmatch
 import re
 
@@ -152,11 +153,9 @@ class Address:
     of it; None: unlimited."""
     __slots__ = ("name", "connections", "comfort", "streams", "others")
 
-    def __init__(self, name, profile, others):
-        self.name, self.others = name, others   # (connections, streams) of other instances
-        connections, streams = profile.connections_usable, profile.streams_usable
-        self.connections = None if connections is None else max(0, connections - others[0])
-        self.streams = None if streams is None else max(0, streams - others[1])
+    def __init__(self, name, profile):
+        self.name, self.others = name, (profile.held_open, profile.held_streams)   # what other instances hold
+        self.connections, self.streams = profile.connections_usable, profile.streams_usable
         self.comfort = self.connections       # connections that a plan opens without need
         if profile.lifetime_s is not None and self.connections is not None and self.connections > RESERVE:
             self.comfort -= RESERVE
@@ -166,9 +165,9 @@ def addresses(profiles, settings):
     """{(venue, endpoint, line): Address}; all lines share one, unless line B leaves from a source of its own."""
     found = {}
     for (venue, endpoint), profile in profiles.items():
-        first = second = Address(f"{venue}/{endpoint}", profile, settings.held.get((venue, endpoint), (0, 0)))
+        first = second = Address(f"{venue}/{endpoint}", profile)
         if venue in settings.sources_b:
-            second = Address(f"{venue}/{endpoint} line B", profile, settings.held.get((venue, endpoint, LINE_B), (0, 0)))
+            second = Address(f"{venue}/{endpoint} line B", dataclasses.replace(profile, held_open=0, held_streams=0))
         found.update({(venue, endpoint, 0): first, (venue, endpoint, LINE_B): second})
     return found
 

@@ -14,7 +14,7 @@ import dataclasses
 import heapq
 
 from feedhandler.capacity import headroom, order
-from feedhandler.capacity.limits import MILLI, STANDBY, Fill, NoLoad, Rules, addresses, item_of, rate_limit
+from feedhandler.capacity.limits import MILLI, Fill, NoLoad, Rules, addresses, item_of, rate_limit
 from feedhandler.capacity.pack import Pack
 from feedhandler.capacity.profile import USE_PERCENT
 from feedhandler.capacity.squeeze import squeeze
@@ -83,8 +83,6 @@ class Settings:
     heavy_messages_per_s: int = 100  # … if it brings this many
     hysteresis_percent: int = 10     # imbalance that is left alone
     improve: bool = True             # False: what is placed moves only where a limit forces it
-    held: dict = dataclasses.field(default_factory=dict)     # (venue, endpoint), or (venue, endpoint, LINE_B) of a source of its own,
-                                                             # → (connections, streams) that others under this address hold
     limits: dict = dataclasses.field(default_factory=dict)   # connection id → messages a second it was found limited to
     sources_b: tuple = ()            # venues whose line B leaves from an address of its own, with budgets of its own
 
