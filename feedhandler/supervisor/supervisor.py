@@ -4,7 +4,6 @@ Start: lock → adopt or clean up → files → launcher → workers → instrum
 and snapshots, watches workers, answers the command line. Told to stop, it stops the workers and removes everything.
 """
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
@@ -21,19 +20,16 @@ from feedhandler.supervisor.changes import Changes
 from feedhandler.supervisor.crew import Crew
 from feedhandler.supervisor.instruments import Master
 from feedhandler.supervisor.leases import Leases
-from feedhandler.supervisor.ledger import Busy, Ledger, default_path
+from feedhandler.supervisor.ledger import Ledger, default_path
 from feedhandler.supervisor.moves import Moves
+from feedhandler.supervisor.permits import Permits
 from feedhandler.supervisor.saturation import Saturation
 from feedhandler.supervisor.server import Server
-from feedhandler.supervisor.shard import TRANSIT_S, Shards
+from feedhandler.supervisor.shard import Shards
 
 DRAIN_S = 1.0
-PERMIT_VALID_S = TRANSIT_S   # the windows are that much longer: used at its end, a permit still keeps the venue's; later it is lost
-PERMIT_PAUSE_S = 0.05
 LEASE_PERIOD_S = 1.0         # how soon what has closed is left to other instances
 BANNING_CODES = frozenset((403, 418, 429, 1008, 4008))   # of a close or refusal: the address is shut out, not one connection
-PROBE_S, PROBE_MAX_S = 0.5, 10.0   # an address that takes no connection is tried ever more rarely, so that its budget is there when it does again
-PROBE_FREE = 4               # attempts beyond one a connection before that
 OPERATIONS_BAN_S = 10.0      # after a complaint about operations that the address shares
 LIST_TIMEOUT_S = 15.0        # the first plan waits this long for instrument lists
 SPACE_RESERVE = 1 << 20      # bytes left free for others
@@ -63,9 +59,7 @@ class Supervisor:
         self.saturation = Saturation()
         self.states = {}                 # stream id → StreamState
         self.sessions = {}               # connection id → (worker, SessionState)
-        self.permit_queue = {}           # (worker number, venue, endpoint, kind) → how many it waits for, longest waiting first
-        self.unanswered = {}             # connect key → [attempts granted since a connection came up there, when the last one was]
-        self.attempts = {}               # connection id → connect key of those that are connecting
+        self.permits = Permits(self)
         self.snapshots = {}              # stream id → task
         self.asked = {}                  # worker number → future of its answer to Query
         self.punished = {}               # (venue, endpoint) → last Punished
@@ -157,7 +151,7 @@ class Supervisor:
                 self._check_reached()
             self._plan()
         self.start_task(self.moves.run())
-        self.start_task(self._permits())
+        self.start_task(self.permits.run())
         self.start_task(self._settle())
         self.start_task(self._learn())
 
@@ -189,7 +183,7 @@ class Supervisor:
         self._plan()
         self.states = {id: state for id, state in self.states.items() if id in self.shards.streams}
         self.sessions = {id: entry for id, entry in self.sessions.items() if id in self.shards.place_of}
-        self.attempts = {id: key for id, key in self.attempts.items() if id in self.sessions}
+        self.permits.forget_others(self.sessions)
         self.on_crew_changed()
 
     def _restore(self, living):
@@ -387,11 +381,11 @@ class Supervisor:
         for id, (_, number, _) in self.shards.home_of.items():
             if number == worker.number:
                 self.states[id] = control.StreamState(id, "DOWN", f"worker {number} died", now)
-        self.attempts = {id: key for id, key in self.attempts.items() if self.sessions[id][0] != worker.number}
         self.sessions = {id: entry for id, entry in self.sessions.items() if entry[0] != worker.number}
         if worker.number in self.asked:
             self.asked.pop(worker.number).set_result(None)
-        self.permit_queue = {want: count for want, count in self.permit_queue.items() if want[0] != worker.number}
+        self.permits.forget(worker.number)
+        self.permits.forget_others(self.sessions)
 
     def on_message(self, worker, message):
         getattr(self, "_on_" + type(message).__name__.lower())(worker, message)
@@ -404,7 +398,7 @@ class Supervisor:
                 if state.state == "LIVE" and home.first_data_s is None:
                     home.first_data_s = time.monotonic() - self.begun
         for session in message.sessions:
-            self._look_up(session)
+            self.permits.look_up(session)
             self.sessions[session.id] = worker.number, session
             if self.saturation.connection(time.monotonic(), session.id, session.health, session.reason, session.messages_per_s):
                 self.log("throttled", worker=worker.number, connection=session.id, reason=session.reason)
@@ -422,21 +416,6 @@ class Supervisor:
                                self.saturation.throttled())
         self._look_ready()
 
-    def _look_up(self, session):
-        """A connection that came up says that its address takes connections; an attempt counts from its end, however long it took."""
-        if session.id not in self.shards.place_of:
-            return
-        _, before = self.sessions.get(session.id, (0, None))
-        venue, endpoint = self.shards.place_of[session.id]
-        key = self.shards.homes[venue].connect_key(endpoint)
-        if session.state == "CONNECTING":
-            self.attempts[session.id] = key
-            return
-        came_up = session.state == "UP" and (before is None or before.state != "UP" or before.reconnects != session.reconnects)
-        if came_up:
-            self.unanswered.pop(key, None)
-        if self.attempts.pop(session.id, None) or (came_up and before is not None):
-            self.ledger.arrived(key)
     def _on_ready(self, worker, message):
         self.moves.on_ready(worker, message)
 
@@ -531,64 +510,7 @@ class Supervisor:
         except OSError as error:
             self.log("loads_not_saved", reason=str(error))
 
-    # -- permits and snapshots -----------------------------------------------------------------------------------------
-
-    def _on_wantpermit(self, worker, message):
-        home = self.shards.homes.get(message.venue)
-        if home is None or message.endpoint not in home.profiles or self._permit_key(home, message.endpoint, message.kind) not in self.ledger.budgets:
-            self.log("permit_refused", worker=worker.number, venue=message.venue, endpoint=message.endpoint, kind=message.kind)
-            return
-        want = worker.number, message.venue, message.endpoint, message.kind
-        known = self.permit_queue.get(want, 0)
-        self.permit_queue[want] = max(known, message.count) if message.again else known + message.count
-        self._grant()
-
-    def _permit_key(self, home, endpoint, kind):
-        return home.operation_key(endpoint) if kind == "operation" else home.connect_key(endpoint)
-
-    def _grant(self):
-        """Grant in order; who must wait does not hold up those of another address, and who got something waits behind the others."""
-        full = set()
-        for want, count in list(self.permit_queue.items()):
-            number, venue, endpoint, kind = want
-            key = self._permit_key(self.shards.homes[venue], endpoint, kind)
-            most = min(count, self._room(key)) if kind == "connect" else count
-            if key in full or most < 1 or self.ledger.wait_s(key) > 0:
-                continue
-            try:
-                granted = self.ledger.take(key, most)
-            except Busy:
-                granted = 0
-            if granted and kind == "connect":
-                self.unanswered[key] = [self.unanswered.get(key, [0])[0] + granted, time.monotonic()]
-            if granted:
-                del self.permit_queue[want]
-                self.crew.workers[number].say(control.Permit(venue, endpoint, granted, time.monotonic_ns() + int(PERMIT_VALID_S * 1e9), kind))
-            if granted < count:
-                full.add(key)
-                self.permit_queue[want] = count - granted
-
-    def _room(self, key):
-        """Attempts that make sense at an address: one for each connection and some, then one now and then until one comes up.
-
-        Those on their way may all arrive in this moment: together they are no more than the budget."""
-        count, last_s = self.unanswered.get(key, (0, 0.0))
-        pending = sum(each == key for each in self.attempts.values())
-        budget = self.ledger.budgets[key]
-        return min(self._sensible(key, count, last_s), budget.limit - pending - budget.used(self.ledger.now())[0])
-
-    def _sensible(self, key, count, last_s):
-        free = PROBE_FREE + sum(self.shards.homes[venue].connect_key(endpoint) == key for venue, endpoint in self.shards.place_of.values())
-        if count < free:
-            return free - count
-        return int(time.monotonic() - last_s >= min(PROBE_MAX_S, PROBE_S * (count - free + 1)))
-
-    async def _permits(self):
-        """Grant what had to wait, as soon as its budget has room."""
-        while True:
-            await asyncio.sleep(PERMIT_PAUSE_S)
-            if self.permit_queue:
-                self._grant()
+    # -- leases and snapshots ------------------------------------------------------------------------------------------
 
     async def _settle(self):
         """Leave to other instances what has closed; tell workers what had to wait for them."""
@@ -598,6 +520,9 @@ class Supervisor:
             for worker in self.crew.workers:
                 if self.planned and worker.state == "UP" and worker.generation != self.shards.generation:
                     self.tell_shard(worker)
+
+    def _on_wantpermit(self, worker, message):
+        self.permits.wanted(worker, message)
 
     def _on_wantsnapshot(self, worker, message):
         stream = self.shards.streams.get(message.stream)
