@@ -45,6 +45,15 @@ def test_what_was_refused_is_granted_at_the_time_the_budget_names_and_not_before
             now = ready
 
 
+def test_the_room_of_a_budget_is_what_each_window_has_left_and_not_one_windows_use_against_anothers_limit():
+    budget, now = Budget([Window(100, 1), Window(300, 300)]), 10 * SECOND        # 80 and 240
+    assert budget.take(now, 78) == 78 and budget.room(now) == 2
+    now += 2 * SECOND
+    assert budget.room(now) == 80, "the short window is empty again"
+    assert [budget.take(now + second * SECOND, 80) for second in (0, 2)] == [80, 80] and budget.room(now + 4 * SECOND) == 2
+    assert Budget().room(now) > 10**9
+
+
 @settings(max_examples=100, deadline=None)
 @given(steps)
 def test_credits_never_go_below_zero_nor_refill_above_80_percent(steps):

@@ -116,13 +116,17 @@ class Budget:
         A single `least` above the whole limit would wait for ever: it goes when everything is unspent."""
         if now_ns < self.banned_ns:
             return 0
-        room = min((part.room(now_ns) for part in self.parts), default=want)
+        room = self.room(now_ns)
         if room < least and not (least > self.limit and room == self.limit):
             return 0
         granted = max(least, min(want, room))
         for part in self.parts:
             part.spend(now_ns, granted)
         return granted
+
+    def room(self, now_ns):
+        """What every part has left."""
+        return min((part.room(now_ns) for part in self.parts), default=math.inf)
 
     def renew(self, now_ns):
         """Count one that was granted earlier from now on."""

@@ -74,8 +74,7 @@ class Permits:
         Those on their way may all arrive in this moment: together they are no more than the budget."""
         count, last_s = self.unanswered.get(key, (0, 0.0))
         pending = sum(each == key for each in self.attempts.values())
-        budget = self.chief.ledger.budgets[key]
-        return min(self._sensible(key, count, last_s), budget.limit - pending - budget.used(self.chief.ledger.now())[0])
+        return min(self._sensible(key, count, last_s), self.chief.ledger.budgets[key].room(self.chief.ledger.now()) - pending)
 
     def _sensible(self, key, count, last_s):
         free = PROBE_FREE + sum(self.chief.shards.homes[venue].connect_key(endpoint) == key for venue, endpoint in self.chief.shards.place_of.values())
