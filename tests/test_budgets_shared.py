@@ -185,19 +185,19 @@ def crowded(text, deribit, spot):
     return text + '\n[venues.deribit.limits.v2]\nsoft_per_conn = 2\n[venues.binance-spot.limits."spot.json"]\nsoft_per_conn = 1\n'
 
 
-def wait_for(condition, what):
-    deadline = time.monotonic() + WAIT_S
+def wait_for(condition, what, seconds=WAIT_S):
+    deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {WAIT_S} s: {what() if callable(what) else what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what() if callable(what) else what}"
         time.sleep(0.1)
     return value
 
 
-def all_up(*names):
+def all_up(*names, seconds=WAIT_S):
     def up():
         documents = [client.request(name, "status") for name in names]
         return all(one["connections"]["up"] == one["connections"]["planned"] and one["streams"].get("live") == one["streams"]["total"] for one in documents)
-    wait_for(up, lambda: [(one["connections"], one["streams"], one["reasons"]) for name in names for one in [client.request(name, "status")]])
+    wait_for(up, lambda: [(one["connections"], one["streams"], one["reasons"]) for name in names for one in [client.request(name, "status")]], seconds)
 
 
 def unpunished(place, what):
@@ -247,6 +247,7 @@ def test_what_fits_starts_and_then_the_first_may_not_grow_into_it(place):
     unpunished(place, "two instances started on one address")
 
 
+@pytest.mark.timeout(300)
 def test_fifty_disconnects_an_outage_and_a_dead_supervisor_on_a_shared_address_are_never_punished(place, request):
     outage_s = 60.0 if request.config.getoption("--long") else 2.0
     begun = place.simulator.connections_opened
@@ -261,7 +262,7 @@ def test_fifty_disconnects_an_outage_and_a_dead_supervisor_on_a_shared_address_a
     wait_for(lambda: not instance.locked(place.name), "the supervisor is gone")
     done = place.command("start", "-n", place.name, "-c", str(place.folder / "config.toml"))
     assert done.returncode in (0, 4), done.stderr
-    all_up(place.name, place.second)
+    all_up(place.name, place.second, seconds=WAIT_S + outage_s)
     assert place.simulator.connections_opened - begun >= count
     unpunished(place, f"{count} disconnects at once, {outage_s:g} s without the venue, a supervisor killed")
 
