@@ -491,7 +491,7 @@ class Mover:
         return "", ""
 
     def tell_owners(self, step):
-        """Whose standby has come or gone writes more or less into its rows."""
+        """Whose standby has come writes more into its rows."""
         instruments = {want.instrument for want in step.wants if want.line == STANDBY}
         for worker in sorted({self.placement.workers[instrument] for instrument in instruments if instrument in self.placement.workers}):
             self.act(Shard(worker))
