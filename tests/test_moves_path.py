@@ -26,7 +26,7 @@ from test_path import FOLDER, Reader
 
 VENUES = ("okx", "deribit", "binance-usdm")
 LINES_AT = "okx"                 # the venue whose streams have two lines
-SMALL, FULL = (20, 24, 2_000), (223, 100, 20_000)   # symbols of a venue (× 3 channels × 3 venues), operations, messages a second of the market
+SMALL, FULL = (20, 15, 2_000), (223, 100, 20_000)   # symbols of a venue (× 3 channels × 3 venues), operations, messages a second of the market
 COPIES = 7 / 3                   # of each message: owner and standby everywhere, and a second line at one of three venues
 MOVED_OUT, MOVED_IN = 10, 11
 
