@@ -107,11 +107,11 @@ class Chaos:
 
     def settled(self):
         """Nothing is in flight, every line and standby is there again and has data, and could take over."""
-        found = self.ask("moves")
-        if found["in_flight"] or found["waiting"] or found["standbys"]["ready"] < found["standbys"]["total"]:
-            return False
         counts = self.ask("status")["streams"]
-        return counts["total"] == self.total and counts.get("live", 0) + counts.get("held", 0) == self.total
+        if counts["total"] != self.total or counts.get("live", 0) + counts.get("held", 0) < self.total:
+            return False
+        found = self.ask("moves")        # last: a standby is ready only after all of it is held
+        return not found["in_flight"] and not found["waiting"] and found["standbys"]["ready"] == found["standbys"]["total"]
 
     def job(self, number, allowed=()):
         """Until it is done. allowed: reasons for which its moves may be refused."""

@@ -98,6 +98,8 @@ class Moves:
         before = self.chief.shards.generation
         if changed:
             self.chief.shards.refresh(changed)
+            for id in self.chief.states.keys() - self.chief.shards.streams.keys():
+                del self.chief.states[id]        # placed again, it is what its worker says then
         self.save()
         for action in actions:
             step = getattr(self, f"do_{type(action).__name__.lower()}", None)
