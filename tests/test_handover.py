@@ -4,6 +4,7 @@ Two publishers on one directory stand for two workers. The streams are those of 
 real feed, which follows the instrument from ring to ring."""
 import contextlib
 import functools
+import time
 
 import msgspec
 import pytest
@@ -316,6 +317,20 @@ def test_what_is_kept_in_private_goes_after_two_seconds_into_the_book_and_the_fl
         new.to(COUNT)
         publishers[1].turn()
         check(read(feed), Chained, 0)
+
+
+def test_without_a_supervisor_what_is_kept_in_private_is_kept_until_the_next_one_can_have_come():
+    with instance(Trades) as (_, publishers, feed):
+        new = Worker(publishers[1], Trades, 0, private=1)
+        publishers[1].supervised(False)
+        publishers[1].turn()
+        for number in (1, 2):
+            publishers[1].feed(new.venue, 1, text(new.stream.message(number)), time.time_ns() - 5 * 10**9)
+        publishers[1].turn()
+        assert new.floors() == {"trade": 1001}
+        publishers[1].supervised(True)
+        publishers[1].turn()
+        assert new.floors() == {"trade": 1002}, "two seconds are over"
 
 
 def test_a_standby_that_let_go_of_what_the_dead_owner_had_not_published_says_gap_and_has_the_book():

@@ -179,7 +179,7 @@ cdef class Publisher:
     cdef dict venues                # instrument id: its Venue
     cdef dict handovers             # instrument id: what let_go() answered
     cdef dict inherited             # id: exponents that a resumed ring's readers know, until the instrument is added
-    cdef uint64_t frame_count, flushed, recv_first_ns, clock_ns, clock_offset_ns, part_max
+    cdef uint64_t frame_count, flushed, recv_first_ns, clock_ns, clock_offset_ns, part_max, hold_ns
     cdef readonly uint32_t row_max, level_max, worker
     cdef readonly uint32_t notice_count     # instruments with notices; 0: notices() has nothing to say
     cdef readonly uint32_t control          # 1: the last frame must also go to Venue.control()

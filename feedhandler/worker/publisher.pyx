@@ -48,6 +48,7 @@ cdef enum:
     GAP_WAIT_MAX = 64               # messages of the line ahead held while another line may bring what it missed
     LINE_QUIET_NS = 250000000       # events of one time come together; a line that is so far behind is as good as lost
     PRIVATE_HOLD_NS = 2000000000    # how long an event of a private instrument is kept: a hand-over and the detection of a death take less
+    ALONE_HOLD_FACTOR = 5           # … and so many times as long while there is no supervisor: the one that follows has to start first
     SEEN_BITS = 64                  # window of trade ids remembered for late arrivals
     HEADROOM_POWER = 1              # a rescaled value must fit with one more decimal digit
     SAMPLE_SIZE = 80                # bytes of a refused frame kept for `errors`
@@ -124,7 +125,7 @@ cdef class Publisher:
     def __cinit__(self, int dir_fd, uint32_t worker, uint64_t slot_count, uint32_t row_max, uint32_t level_max,
                   uint64_t generation=0, bint resume=False):
         self.writer.fd = self.state.fd = self.readers.fd = -1
-        self.row_max, self.level_max, self.worker = row_max, level_max, worker
+        self.row_max, self.level_max, self.worker, self.hold_ns = row_max, level_max, worker, PRIVATE_HOLD_NS
         self.inherited, self.interrupted, self.venues, self.handovers = {}, set(), {}, {}
         self.slots = <fh_slot *>calloc(row_max, sizeof(fh_slot))
         self.dirty = <uint32_t *>malloc(row_max * sizeof(uint32_t))
@@ -301,7 +302,7 @@ cdef class Publisher:
         """End of one receive batch: rows, then head, then sleeping readers. Also called while nothing arrives."""
         cdef uint64_t records = self.writer.position - self.flushed
         if self.age_count and self.clock_offset_ns:
-            while self.age_count and elapsed(self.pending[self.age_first].ts_recv_ns, now_mono_ns + self.clock_offset_ns) > PRIVATE_HOLD_NS:
+            while self.age_count and elapsed(self.pending[self.age_first].ts_recv_ns, now_mono_ns + self.clock_offset_ns) > self.hold_ns:
                 self.evict(&self.slots[self.pending[self.age_first].event.instrument], True)
         if now_mono_ns - self.clock_ns >= CLOCK_PERIOD_NS:
             self.put_clock(now_mono_ns)
@@ -1616,6 +1617,10 @@ cdef class Publisher:
         if self.resumed_any:            # the shard of our predecessor came in one piece: later streams are new
             self.interrupted.clear()
             self.resumed_any = 0
+
+    def supervised(self, bint on):
+        """Whether there is a supervisor: one that died in the middle of a hand-over has to be followed before it can end."""
+        self.hold_ns = PRIVATE_HOLD_NS if on else <uint64_t>ALONE_HOLD_FACTOR * PRIVATE_HOLD_NS
 
     def alive(self, uint64_t now_mono_ns):
         """flush() within a turn of the loop that takes long: readers see that we live. turn() ends it."""

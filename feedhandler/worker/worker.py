@@ -36,6 +36,7 @@ FIGURES_NS = 1_000_000_000      # how often session rows are written
 OUT_SIZE_MAX = 8 << 20
 OUT_SIZE_BUSY = 256 << 10       # states wait while this much is unsent
 PEER_MAX = 8
+FOLLOWED_S = 5.0                # a new supervisor has ended by then what the one before left between two owners
 ALONE_S = 10.0                  # 24 connections at Deribit, each with an operation in so long, stay below 80 % of its credits
 SESSION_MAX = 511               # rows of the counters' session table; 0 is the worker itself
 SNAPSHOT_MALFORMED = "MALFORMED"
@@ -230,10 +231,15 @@ class Worker:
                                self.options.name, VERSION))
         for link in self.links.values():
             link.tell(link.connection.supervisor_back)
+        self.later(FOLLOWED_S, self.followed)
+
+    def followed(self):
+        self.publisher.supervised(bool(self.peers))
 
     def peer_left(self, peer):
         if peer in self.peers:
             self.peers.remove(peer)
+            self.publisher.supervised(bool(self.peers))
             if not self.peers and self.alone_timer is None:
                 self.alone_timer = self.later(ALONE_S, self.alone)
 
