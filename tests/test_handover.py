@@ -411,6 +411,22 @@ def test_what_the_row_says_of_quotes_of_another_ring_is_not_believed(backed):
         assert told == (whole if backed else whole[:9] + whole[11:]), "what is not known to be new is not told twice"
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_standby_whose_connection_is_down_when_its_owner_dies_says_gap(again):
+    with instance(Trades) as (directory, publishers, feed):
+        Worker(publishers[0], Trades, 0).begin().to(3)
+        new = Worker(publishers[1], Trades, 0, private=1).begin().to(3)
+        publishers[1].session_lost(1, [0])
+        if again:
+            publishers[1].resubscribed(0, "trade")
+        new.publisher.take_over(new.venue, 0, 0, dead.scan(directory, 0, [0])[0])
+        new.begin(6).to(8)
+        publishers[1].turn()
+        records = read(feed)
+        assert statuses(records) == [MOVED_IN, GAP]
+        assert [record["trade_id"] for record in data(records, Trades)] == [1001, 1002, 1003, 1007, 1008]
+
+
 def test_more_than_the_pool_holds_lets_go_of_the_oldest():
     with instance(Trades) as (_, publishers, feed):
         new = Worker(publishers[1], Trades, 0, private=1)

@@ -70,7 +70,7 @@ class Operations(RuleBasedStateMachine):
             self.supervisor.plan()
         self.world.run(pause)
 
-    @rule(hours_=strategies.integers(4, 36))
+    @rule(hours_=strategies.integers(12, 72))
     def wait(self, hours_):
         self.world.run(hours_ * HOUR)
 

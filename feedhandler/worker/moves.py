@@ -205,7 +205,9 @@ class Moves:
         if not held:
             self.worker.say(control.TakenOver(instrument, False, reason=f"worker {self.worker.options.worker} has no stream of instrument {instrument}"))
             return
-        state = self.worker.publisher.take_over(held[0][0].venue, instrument, message.from_worker, handover)
+        now = self.worker.clock.monotonic_ns()
+        blind = [stream.plan.channel for _, stream in held if not stream.has_data and not self._is_quiet(now, stream)]
+        state = self.worker.publisher.take_over(held[0][0].venue, instrument, message.from_worker, handover, blind)
         self.ready.pop(instrument, None)
         self.handed.pop(instrument, None)
         for link, stream in held:

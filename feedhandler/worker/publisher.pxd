@@ -96,7 +96,7 @@ ctypedef struct fh_stream:
     uint8_t gap_before      # 1: the next record says FH_GAP_BEFORE
     uint8_t notices         # bit n: notice n waits for the control plane
     uint8_t watched         # 1: its events never go the short way: private, backed, or behind a dead owner
-    uint8_t floor_open      # private: 1: what comes next is the first one held
+    uint8_t floor_open      # private: 1: what comes next is the first one held; 2: its connection was lost before
     uint8_t floor_first     # private: 1: that one is the floor, nothing was let go of
     fh_line line[4]
 

@@ -1730,7 +1730,7 @@ cdef class Publisher:
         cdef fh_slot *slot = self.slot_at(instrument_id)
         cdef uint8_t index = channel_index(channel)
         slot.stream[index].first_pending = 1
-        slot.stream[index].floor_open = slot.private
+        slot.stream[index].floor_open = max(slot.stream[index].floor_open, <uint8_t>1) if slot.private else 0
         if index != FH_CHANNEL_BOOK or slot.book_state == BOOK_NONE:
             return
         if slot.book_state == BOOK_LIVE:
@@ -1884,7 +1884,7 @@ cdef class Publisher:
             if slot.book_state == BOOK_LIVE or slot.book_state == BOOK_SYNCING:
                 self.broken(slot, slot.chain.last + 1, 0, session, now, notice)
         elif slot.private:
-            stream.floor_open = 1
+            stream.floor_open = 2
         elif index in (FH_CHANNEL_TRADE, FH_CHANNEL_AGG_TRADE, FH_CHANNEL_LIQUIDATION) and not stream.gap_before:
             stream.gap_before = 1
             stream.gaps += 1
@@ -2009,10 +2009,10 @@ cdef class Publisher:
                 "bids": (<char *>book.bid.level)[:book.bid.count * sizeof(fh_level)],
                 "asks": (<char *>book.ask.level)[:book.ask.count * sizeof(fh_level)]}
 
-    def take_over(self, Venue venue not None, instrument_id, uint32_t from_worker, handover):
+    def take_over(self, Venue venue not None, instrument_id, uint32_t from_worker, handover, blind=()):
         """Publish a private instrument from here on: MOVED_IN, then what is held behind the hand-over, in order.
 
-        handover: the answer of let_go(), or of handover.scan() where the owner died, or None: nothing is known of what it published.
+        blind: channels that nothing came of here and that are not just quiet. handover: the answer of let_go(), or of handover.scan() where the owner died, or None: nothing is known of what it published.
         Answers the book's state after it: "LIVE", "GAP" (it cannot go on exactly; NOTICE_GAP asks for a resync) or "NONE"."""
         cdef fh_slot *slot = self.slot_at(instrument_id)
         cdef int index
@@ -2039,6 +2039,8 @@ cdef class Publisher:
                             <uint64_t><int64_t>slot.l1.size_exponent, (old_price & 0xff) | (old_size & 0xff) << 8, 0, now)
         for index in range(CHANNEL_MAX):
             if slot.stream[index].lines and index != FH_CHANNEL_BOOK:
+                if slot.stream[index].floor_open == 2 or CHANNELS[index] in blind:      # nothing came since: what is missing nobody knows
+                    self.stream_gap(slot, index)
                 if "kinds" in known:
                     self.stream_scanned(slot, index, known)
                 else:
